@@ -1,0 +1,93 @@
+# Every target sets up what it needs: by default a virtual environment in .venv, once.
+#
+#   make test                        in .venv, made with python3
+#   make test PYTHON=python3.12      in .venv, made with another Python
+#   make test VENV= PYTHON=python    in an existing environment, as it is: nothing gets installed
+#   make install VENV= PYTHON=python installs everything into an existing environment
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_FLAGS ?=
+
+ifeq ($(strip $(VENV)),)
+RUN := $(PYTHON)
+READY := check-python
+else
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.installed
+endif
+
+# Of pip's many lines: every file of a megabyte or more, every build, and the results.
+SHOW_PROGRESS = | { grep --line-buffered -E '^( *Downloading .*[0-9] [MG]B\)| *Building|Installing|Successfully)' || true; }
+
+define INSTALL
+	@echo "== torch and torchvision (several gigabytes with CUDA)"
+	@set -o pipefail; $(RUN) -m pip install --disable-pip-version-check torch torchvision $(SHOW_PROGRESS)
+	@echo "== Detectron2"
+	@$(RUN) tools/install_detectron2.py
+	@echo "== mvit_det and what its development needs"
+	@set -o pipefail; $(RUN) -m pip install --disable-pip-version-check -e ".[dev]" $(SHOW_PROGRESS)
+	@echo "== Result"
+	@$(RUN) tools/check_install.py
+endef
+
+.PHONY: help
+help: ## List the targets (the default)
+	@echo "Targets:"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)$$/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
+	@echo
+	@echo "All of them work in .venv, which they make if need be. To use an existing environment as it is:"
+	@echo "  make test VENV= PYTHON=python"
+
+.PHONY: demo
+demo: $(READY) ## Train, evaluate and draw a small model on generated images, in minutes on a CPU
+	@$(RUN) tools/lazyconfig_train_net.py --config-file configs/shapes/mask_rcnn_mvitv2_pico.py \
+		train.output_dir=./output/demo
+
+.PHONY: test
+test: $(READY) ## Run all tests (DETECTRON2_DATASETS: folder that holds coco/, for tests on real images)
+	@$(RUN) -m pytest tests $(PYTEST_FLAGS)
+
+.PHONY: lint
+lint: $(READY) ## Check style, formatting and types
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy mvit_det tools
+
+.PHONY: bench
+bench: $(READY) ## Measure speed and memory
+	@$(RUN) tools/benchmark.py
+
+.PHONY: clean
+clean: ## Remove caches and build products; keeps .venv, data and output
+	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@find mvit_det tools tests configs -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+.PHONY: install
+ifeq ($(strip $(VENV)),)
+install: $(READY)
+	$(INSTALL)
+else
+install: $(READY) ## Install everything, into .venv or, with VENV= PYTHON=…, into an existing environment
+
+# A file that is written last, so that an interrupted installation is taken up again.
+$(READY): setup.py pyproject.toml tools/install_detectron2.py | check-python
+	@$(RUN) -m pip --version >/dev/null 2>&1 || { echo "== $(VENV)" && $(PYTHON) -m venv "$(VENV)"; }
+	$(INSTALL)
+	@touch "$@"
+endif
+
+.PHONY: check-python
+check-python:
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "There is no '$(PYTHON)' here: install Python 3.10 or newer, or name yours with PYTHON=…" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "$$("$(PYTHON)" --version) is too old: mvit_det needs 3.10 or newer; name one with PYTHON=…" >&2; exit 1; }
+ifneq ($(strip $(VENV)),)
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' cannot make virtual environments: install its venv module (on Debian and Ubuntu the" \
+			"package python3-venv), or use an existing environment with VENV= PYTHON=…" >&2; exit 1; }
+endif

@@ -1,0 +1,36 @@
+"""Learning rate schedules: images, epochs and batch size in; iterations out."""
+
+from detectron2.config import LazyCall as L
+from detectron2.solver import WarmupParamScheduler
+from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
+
+# Pictures that the published schedules count as an epoch of COCO; it has 117,266 with objects.
+COCO_EPOCH_3X = 120_000
+COCO_EPOCH_LSJ = 118_000
+
+
+def iterations(images, epochs, batch_size):
+    """Steps of the optimizer that `epochs` passes over `images` take."""
+    return images * epochs // batch_size
+
+
+def multi_step(max_iter, decay_at, warmup_iterations=250):
+    """Warm-up, then a tenth of the rate after each of the fractions `decay_at` of the training."""
+    return L(WarmupParamScheduler)(
+        scheduler=L(MultiStepParamScheduler)(
+            values=[0.1**step for step in range(len(decay_at) + 1)],
+            milestones=[round(max_iter * fraction) for fraction in decay_at],
+            num_updates=max_iter,
+        ),
+        warmup_length=warmup_iterations / max_iter,
+        warmup_factor=0.001,
+    )
+
+
+def cosine(max_iter, warmup_iterations):
+    """Warm-up, then half a cosine down to almost zero."""
+    return L(WarmupParamScheduler)(
+        scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
+        warmup_length=warmup_iterations / max_iter,
+        warmup_factor=0.001,
+    )

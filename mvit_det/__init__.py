@@ -1,0 +1,53 @@
+"""MViTv2 for Detectron2: object detection and instance segmentation.
+
+The model itself needs PyTorch only. Where Detectron2 is installed, importing this package also
+registers the backbones and the generated data sets with it.
+"""
+
+import warnings
+from typing import Any
+
+from .modeling import MViTv2, mvitv2_b, mvitv2_h, mvitv2_l, mvitv2_s, mvitv2_t
+
+try:
+    with warnings.catch_warnings():
+        # Detectron2 scripts some functions when imported; its users cannot help that.
+        warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)
+        from .backbone import (
+            MViTv2Backbone,
+            add_mvitv2_config,
+            build_mvitv2_backbone,
+            build_mvitv2_fpn_backbone,
+        )
+        from .data import register_shapes
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "detectron2":
+        raise
+else:
+    register_shapes()
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MViTv2",
+    "MViTv2Backbone",
+    "add_mvitv2_config",
+    "build_mvitv2_backbone",
+    "build_mvitv2_fpn_backbone",
+    "mvitv2_b",
+    "mvitv2_h",
+    "mvitv2_l",
+    "mvitv2_s",
+    "mvitv2_t",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Says what is missing when a name that stands on Detectron2 is used without it."""
+    if name in __all__:
+        raise ModuleNotFoundError(
+            f"mvit_det.{name} needs Detectron2, which is not installed; "
+            "run 'python tools/install_detectron2.py'",
+            name="detectron2",
+        )
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

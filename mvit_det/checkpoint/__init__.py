@@ -1,0 +1,5 @@
+"""Reading, checking and writing weights."""
+
+from .checkpointer import Checkpointer
+
+__all__ = ["Checkpointer"]

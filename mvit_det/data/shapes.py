@@ -1,0 +1,253 @@
+"""The generated ``shapes`` data set: COCO-style instance annotations without a download.
+
+:func:`generate_shapes` writes pictures and annotations and needs NumPy and OpenCV only.
+:func:`register_shapes` makes ``shapes_train`` and ``shapes_val`` known to Detectron2, which
+generates them when they are first used.
+"""
+
+import functools
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from .shape_scene import CATEGORIES, SceneObject, draw_scene
+
+logger = logging.getLogger(__name__)
+
+ANNOTATIONS_FILE = "annotations.json"
+IMAGES_FOLDER = "images"
+DESCRIPTION = "Generated pictures of textured, overlapping shapes"
+
+# Number of pictures and seed of each registered data set. Different seeds share no picture.
+SPLITS = {"shapes_train": (400, 0), "shapes_val": (200, 1)}
+SPLIT_SIZE = 128
+
+
+def generate_shapes(
+    output_dir: str | os.PathLike[str],
+    num_images: int,
+    size: int | tuple[int, int],
+    seed: int,
+    *,
+    max_shapes: int = 5,
+    crowd_fraction: float = 0.1,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Writes a data set of ``images/000001.png``, … and ``annotations.json`` in COCO's format.
+
+    Picture i depends on the seed, the size, ``max_shapes``, ``crowd_fraction`` and i alone, so a
+    larger data set begins with the smaller one. Single shapes are annotated by polygons around
+    what is visible of them, crowds (groups of small shapes of one category, ``iscrowd`` 1) by
+    run-length encoding. Category ids start at 1, as in COCO.
+
+    The data set appears under ``output_dir`` only once it is complete.
+
+    Args:
+        output_dir: folder to create; it may exist if it is empty.
+        num_images: number of pictures, 1 to 999,999.
+        size: of the pictures in pixels, 64 to 2048; one number or (height, width).
+        seed: 0 or more.
+        max_shapes: largest number of shapes per picture besides a crowd, 1 to 50.
+        crowd_fraction: share of the pictures that contain a crowd, in [0, 1].
+        overwrite: replace a data set that this function wrote to ``output_dir`` earlier.
+
+    Returns:
+        The content of ``annotations.json``.
+
+    Raises:
+        ValueError: an argument is out of its range.
+        FileExistsError: ``output_dir`` holds something that must not or cannot be replaced.
+        OSError: the folder cannot be written.
+    """
+    height, width = _height_and_width(size)
+    _check_range("num_images", num_images, 1, 999_999)
+    _check_range("height", height, 64, 2048)
+    _check_range("width", width, 64, 2048)
+    _check_range("seed", seed, 0, None)
+    _check_range("max_shapes", max_shapes, 1, 50)
+    _check_range("crowd_fraction", crowd_fraction, 0, 1)
+    output = Path(output_dir).absolute()
+    _check_output(output, overwrite)
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
+        unfinished = Path(temporary, "new")
+        (unfinished / IMAGES_FOLDER).mkdir(parents=True)
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for index in range(num_images):
+            rng = np.random.default_rng([seed, index])
+            picture, objects = draw_scene(rng, height, width, max_shapes, crowd_fraction)
+            file_name = f"{index + 1:06d}.png"
+            _write_picture(unfinished / IMAGES_FOLDER / file_name, picture)
+            images.append(
+                {"id": index + 1, "file_name": file_name, "height": height, "width": width}
+            )
+            for scene_object in objects:
+                annotation_id = len(annotations) + 1
+                annotations.append(_annotation(annotation_id, index + 1, scene_object))
+
+        dataset = {
+            "info": {"description": DESCRIPTION, "seed": seed, "max_shapes": max_shapes},
+            "licenses": [],
+            "images": images,
+            "annotations": annotations,
+            "categories": [
+                {"id": index + 1, "name": name, "supercategory": "shape"}
+                for index, name in enumerate(CATEGORIES)
+            ],
+        }
+        (unfinished / ANNOTATIONS_FILE).write_text(json.dumps(dataset), encoding="utf-8")
+        if overwrite and output.exists():
+            output.rename(Path(temporary, "old"))
+        # Renaming is atomic and fails if another process has put a data set there meanwhile.
+        try:
+            unfinished.rename(output)
+        except OSError as error:
+            if output.exists():
+                raise FileExistsError(f"'{output}' was written by another process") from error
+            raise
+    return dataset
+
+
+def register_shapes(root: str | os.PathLike[str] | None = None) -> None:
+    """Registers ``shapes_train`` and ``shapes_val`` with Detectron2.
+
+    They hold 400 and 200 pictures of 128 x 128 pixels, generated from different seeds when a data
+    set is first loaded and not there yet, and are evaluated as COCO data sets are. Calling this
+    again is harmless; with another ``root`` it moves the registration there.
+
+    Args:
+        root: folder with the two data sets; by default ``shapes`` in the folder that the
+            environment variable ``DETECTRON2_DATASETS`` names, else ``./datasets/shapes``.
+    """
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    if root is None:
+        datasets = os.path.expanduser(os.getenv("DETECTRON2_DATASETS") or "datasets")
+        root = Path(datasets, "shapes")
+    for name in SPLITS:
+        folder = Path(root, name.removeprefix("shapes_")).absolute()
+        annotations_file = str(folder / ANNOTATIONS_FILE)
+        if name in DatasetCatalog:
+            if MetadataCatalog.get(name).json_file == annotations_file:
+                continue
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        DatasetCatalog.register(name, functools.partial(_load_split, name, folder))
+        MetadataCatalog.get(name).set(
+            thing_classes=list(CATEGORIES),
+            evaluator_type="coco",
+            json_file=annotations_file,
+            image_root=str(folder / IMAGES_FOLDER),
+        )
+
+
+def _load_split(name: str, folder: Path) -> list[dict[str, Any]]:
+    """Loads a registered data set in Detectron2's format, generating it if it is not there."""
+    from detectron2.data.datasets import load_coco_json
+
+    annotations_file = folder / ANNOTATIONS_FILE
+    if not annotations_file.exists():
+        num_images, seed = SPLITS[name]
+        logger.info("Generating the %d pictures of '%s' in '%s'", num_images, name, folder)
+        try:
+            generate_shapes(folder, num_images, SPLIT_SIZE, seed)
+        except OSError as error:
+            # Several processes may start at once: the first to finish has done it for all.
+            if not annotations_file.exists():
+                raise OSError(
+                    f"cannot write the data set '{name}' to '{folder}' ({error}); set the "
+                    "environment variable DETECTRON2_DATASETS to a folder that can be written"
+                ) from error
+    return load_coco_json(str(annotations_file), str(folder / IMAGES_FOLDER), name)
+
+
+def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    if len(size) != 2:
+        raise ValueError(f"size is {size}; it must be one number or (height, width)")
+    return size
+
+
+def _check_range(name: str, value: float, low: int, high: int | None) -> None:
+    if value < low or (high is not None and value > high):
+        allowed = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"{name} is {value}; it must be {allowed}")
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    """Refuses a place that holds anything but a data set which may be overwritten."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not _is_generated(output):
+        raise FileExistsError(
+            f"'{output}' holds something else than a generated data set; choose another folder"
+        )
+    if not overwrite:
+        raise FileExistsError(
+            f"'{output}' already holds a generated data set; choose another folder or overwrite it"
+        )
+
+
+def _is_generated(folder: Path) -> bool:
+    """Whether ``folder`` holds a data set written by :func:`generate_shapes` and nothing else."""
+    if not folder.is_dir():
+        return False
+    if {entry.name for entry in folder.iterdir()} != {ANNOTATIONS_FILE, IMAGES_FOLDER}:
+        return False
+    try:
+        dataset = json.loads((folder / ANNOTATIONS_FILE).read_text(encoding="utf-8"))
+        return dataset["info"]["description"] == DESCRIPTION
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _write_picture(path: Path, picture: np.ndarray) -> None:
+    """Writes ``picture``, (H, W, 3) uint8 RGB, as PNG, which keeps every pixel as it is."""
+    if not cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+        raise OSError(f"cannot write '{path}'; is the disk full?")
+
+
+def _annotation(annotation_id: int, image_id: int, scene_object: SceneObject) -> dict[str, Any]:
+    """COCO's annotation of one object; ``area`` in pixels, ``bbox`` is x, y, width, height."""
+    segmentation: dict[str, Any] | list[list[float]]
+    if scene_object.is_crowd:
+        segmentation = _run_lengths(scene_object.mask)
+        area = float(scene_object.mask.sum())
+        rows, columns = np.nonzero(scene_object.mask)
+        low = [columns.min(), rows.min()]
+        high = [columns.max() + 1, rows.max() + 1]
+    else:
+        segmentation = [outline.ravel().tolist() for outline in scene_object.polygons]
+        area = scene_object.area
+        corners = np.concatenate(scene_object.polygons)
+        low, high = corners.min(axis=0), corners.max(axis=0)
+    x, y, right, bottom = map(float, [*low, *high])
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": scene_object.category + 1,
+        "iscrowd": int(scene_object.is_crowd),
+        "area": area,
+        "bbox": [x, y, right - x, bottom - y],
+        "segmentation": segmentation,
+    }
+
+
+def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's uncompressed run-length encoding of ``mask``, (H, W) bool.
+
+    ``counts`` are the lengths of alternating runs of 0 and 1 down the columns, beginning with 0.
+    """
+    pixels = np.concatenate([[False], mask.ravel(order="F")])
+    starts = np.flatnonzero(np.diff(pixels))
+    lengths = np.diff(np.concatenate([[0], starts, [mask.size]]))
+    return {"size": list(mask.shape), "counts": lengths.tolist()}

@@ -1,0 +1,7 @@
+"""Training and evaluation as LazyConfig files describe them."""
+
+from .evaluate import evaluate, evaluate_checkpoint
+from .settings import load_config, resolve_device
+from .train import train
+
+__all__ = ["evaluate", "evaluate_checkpoint", "load_config", "resolve_device", "train"]

@@ -1,0 +1,74 @@
+"""Evaluation from a config."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import instantiate
+from detectron2.utils import comm
+from omegaconf import DictConfig
+from torch import nn
+
+from ..checkpoint import Checkpointer
+from ..data import check_datasets
+from ..errors import CheckpointError
+from ..evaluation import inference_on_dataset
+from ..visualization import save_prediction_sheet
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(config: DictConfig, model: nn.Module) -> dict[str, Any]:
+    """Evaluates a model, and draws some of its predictions.
+
+    Args:
+        config: `dataloader.test`, `dataloader.evaluator` and `train` are used. Predictions and
+            the sheet of pictures go to the folder `evaluation` in `train.output_dir`.
+        model: the detector; its mode stays as it was.
+
+    Returns:
+        Metrics by task, `{"bbox": {"AP": …}, "segm": {"AP": …}}` in percent; empty in all
+        processes but the main one.
+    """
+    dataset = config.dataloader.test.dataset.names
+    check_datasets(dataset)
+    folder = Path(config.train.output_dir) / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluator = instantiate({**config.dataloader.evaluator, "output_dir": str(folder)})
+    results = inference_on_dataset(model, instantiate(config.dataloader.test), evaluator)
+    if comm.is_main_process() and config.train.sheet_images:
+        sheet = folder / "predictions.png"
+        save_prediction_sheet(
+            dataset,
+            json.loads((folder / "coco_instances_results.json").read_text()),
+            sheet,
+            num_images=config.train.sheet_images,
+        )
+        logger.info("Ground truth beside predictions: %s", sheet)
+    return results
+
+
+def evaluate_checkpoint(config: DictConfig, resume: bool = False) -> dict[str, Any]:
+    """Evaluates the weights of `train.init_checkpoint`.
+
+    Args:
+        config: the config the weights were trained with.
+        resume: prefers the last checkpoint in `train.output_dir` if there is one.
+
+    Returns:
+        As `evaluate`.
+
+    Raises:
+        CheckpointError: there are no weights, or they do not fit the model.
+    """
+    check_datasets(config.dataloader.test.dataset.names)
+    model = instantiate(config.model).to(config.train.device)
+    checkpointer = Checkpointer(model, config.train.output_dir)
+    if not config.train.init_checkpoint and not (resume and checkpointer.has_checkpoint()):
+        raise CheckpointError(
+            "there are no weights to evaluate: name a file with train.init_checkpoint=…, or use "
+            "'--resume' for the last checkpoint in train.output_dir"
+        )
+    checkpointer.resume_or_load(config.train.init_checkpoint, resume=resume)
+    return evaluate(config, model)

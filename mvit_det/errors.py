@@ -1,0 +1,21 @@
+"""What can go wrong that a user can mend: one sentence that says what, where and what to do."""
+
+
+class MViTDetError(Exception):
+    """Base of the errors below; the tools print its text without a traceback."""
+
+
+class ConfigError(MViTDetError, ValueError):
+    """A configuration, or a change to it on the command line, that cannot be used."""
+
+
+class DatasetError(MViTDetError):
+    """A data set that is missing or broken."""
+
+
+class CheckpointError(MViTDetError):
+    """Weights that cannot be found, read or used."""
+
+
+class DeviceError(MViTDetError):
+    """A device that this machine does not have."""

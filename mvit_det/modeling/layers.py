@@ -1,0 +1,49 @@
+"""Small parts of the backbone that hold parameters."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Makes a normalisation of the last axis from its width.
+NormLayer = Callable[[int], nn.Module]
+
+
+class PatchEmbed(nn.Module):
+    """Turns an image into a grid of tokens: one convolution, overlapping where kernel > stride.
+
+    Maps (N, in_chans, H, W) to (N, ceil(H / stride), ceil(W / stride), embed_dim) with the padding
+    that MViTv2 uses, half the kernel.
+    """
+
+    def __init__(
+        self, in_chans: int, embed_dim: int, kernel_size: int, stride: int, padding: int
+    ) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size, stride=stride, padding=padding)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).permute(0, 2, 3, 1).contiguous()
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them, applied to each token: (…, C) to (…, C)."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SkipPool(nn.Module):
+    """Max-pooling of the skip path where a stage begins, (N, H, W, C) to half the grid."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(stride + 1, stride, padding=(stride + 1) // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

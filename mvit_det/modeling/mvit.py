@@ -1,0 +1,244 @@
+"""MViTv2 as a backbone for dense prediction, and its five sizes."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
+
+from .attention import MultiScaleAttention
+from .layers import Mlp, NormLayer, PatchEmbed, SkipPool
+from .plan import BlockPlan, plan_blocks
+from .position import resize_absolute_positions
+
+
+class MultiScaleBlock(nn.Module):
+    """Pooling attention and an MLP, each with a skip path and a norm in front.
+
+    Where a stage begins, the skip path of attention is widened and pooled along with the query.
+    """
+
+    def __init__(
+        self, plan: BlockPlan, *, mlp_ratio: float, norm_layer: NormLayer, **attention: Any
+    ) -> None:
+        super().__init__()
+        self.norm1 = norm_layer(plan.dim)
+        self.attn = MultiScaleAttention(plan, norm_layer=norm_layer, **attention)
+        widens, pools = plan.dim != plan.dim_out, plan.query_stride > 1
+        self.proj = nn.Linear(plan.dim, plan.dim_out) if widens else nn.Identity()
+        self.pool_skip = SkipPool(plan.query_stride) if pools else nn.Identity()
+        self.widens = widens
+        self.norm2 = norm_layer(plan.dim_out)
+        self.mlp = Mlp(plan.dim_out, int(plan.dim_out * mlp_ratio))
+        self.drop_path = StochasticDepth(plan.drop_path, mode="row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, H, W, dim) to (N, ceil(H / query stride), ceil(W / query stride), dim_out)."""
+        normed = self.norm1(x)
+        # A skip path that changes its width starts behind the norm (as in the original).
+        skip = self.pool_skip(self.proj(normed) if self.widens else x)
+        x = skip + self.drop_path(self.attn(normed))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class MViTv2(nn.Module):
+    """Improved Multiscale Vision Transformer with hybrid window attention (MViTv2, section 4).
+
+    Parameters are named as in Detectron2's MViT, so that weights go either way with
+    `load_state_dict(strict=True)`.
+
+    Attributes:
+        out_feature_channels: channels of each output, by name.
+        out_feature_strides: pixels of the image per cell of each output, by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        depths: Sequence[int] = (1, 2, 5, 2),
+        embed_dim: int = 96,
+        num_heads: int = 1,
+        in_chans: int = 3,
+        patch_kernel: int = 7,
+        patch_stride: int = 4,
+        patch_padding: int = 3,
+        pool_kernel: int = 3,
+        key_stride: int = 4,
+        window_size: int = 56,
+        residual_pooling: bool = True,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path_rate: float = 0.0,
+        norm_layer: NormLayer = partial(nn.LayerNorm, eps=1e-6),
+        use_abs_pos: bool = False,
+        use_rel_pos: bool = True,
+        rel_pos_std: float = 0.0,
+        use_checkpoint: bool = False,
+        pretrain_img_size: int = 224,
+        pretrain_class_token: bool = True,
+        out_features: Sequence[str] = ("scale2", "scale3", "scale4", "scale5"),
+    ) -> None:
+        """Builds the stages up to the last one that `out_features` asks for.
+
+        Args:
+            depths: blocks of each stage.
+            embed_dim: channels of the first stage; they double at each further one.
+            num_heads: attention heads of the first stage; they double as well.
+            in_chans: channels of the images.
+            patch_kernel, patch_stride, patch_padding: convolution that makes tokens of pixels.
+            pool_kernel: odd size of the depthwise convolutions that pool query, key and value.
+            key_stride: stride of key and value pooling in the first stage; it halves per stage.
+            window_size: side in tokens of the first stage's windows; it halves per stage.
+            residual_pooling: adds the pooled query to the output of attention.
+            mlp_ratio: hidden width of the MLPs over their outer width.
+            qkv_bias: whether query, key and value have a bias.
+            drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
+            norm_layer: makes a norm of the last axis from its width.
+            use_abs_pos: adds absolute position embeddings to the tokens.
+            use_rel_pos: adds decomposed relative positions to the logits of attention.
+            rel_pos_std: standard deviation of the tables' initial values; 0 starts from zeros.
+            use_checkpoint: computes blocks again in the backward pass instead of keeping their
+                activations: less memory for more time.
+            pretrain_img_size: side in pixels of the images of pre-training. It sizes the tables
+                of positions, which are interpolated for other images.
+            pretrain_class_token: whether absolute positions hold one for a class token; it is
+                stored and not used.
+            out_features: names of the stages to return, of "scale2", "scale3", …
+
+        Raises:
+            ValueError: an argument is out of range or does not fit the others; names both.
+        """
+        super().__init__()
+        if pool_kernel < 1 or pool_kernel % 2 == 0:
+            raise ValueError(f"pool_kernel must be odd and positive, not {pool_kernel}")
+        if in_chans < 1:
+            raise ValueError(f"in_chans must be positive, not {in_chans}")
+        table_size = pretrain_img_size // patch_stride
+        blocks = plan_blocks(
+            depths=depths,
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            key_stride=key_stride,
+            window_size=window_size,
+            table_size=table_size,
+            drop_path_rate=drop_path_rate,
+        )
+        if pretrain_img_size % (patch_stride * 2 ** (len(depths) - 1)):
+            raise ValueError(
+                f"pretrain_img_size {pretrain_img_size} must be a multiple of the coarsest stride "
+                f"{patch_stride * 2 ** (len(depths) - 1)}"
+            )
+        stages = {block.scale: block.dim_out for block in blocks}
+        unknown = [name for name in out_features if name not in stages]
+        if unknown or not out_features:
+            raise ValueError(
+                f"out_features must name some of {', '.join(stages)}, not {tuple(out_features)}"
+            )
+
+        self.in_chans = in_chans
+        self.patch_kernel = patch_kernel
+        self.use_checkpoint = use_checkpoint
+        self.pretrain_class_token = pretrain_class_token
+        self.out_features = tuple(out_features)
+        strides = {name: patch_stride * 2**index for index, name in enumerate(stages)}
+        self.out_feature_channels = {name: stages[name] for name in out_features}
+        self.out_feature_strides = {name: strides[name] for name in out_features}
+
+        self.patch_embed = PatchEmbed(
+            in_chans, embed_dim, patch_kernel, patch_stride, patch_padding
+        )
+        if use_abs_pos:
+            positions = table_size**2 + int(pretrain_class_token)
+            self.pos_embed = nn.Parameter(torch.zeros(1, positions, embed_dim))
+        else:
+            self.register_parameter("pos_embed", None)
+
+        deepest = max(strides[name] for name in out_features)
+        self.plan = [block for block in blocks if strides[block.scale] <= deepest]
+        self.blocks = nn.ModuleList(
+            MultiScaleBlock(
+                block,
+                mlp_ratio=mlp_ratio,
+                norm_layer=norm_layer,
+                pool_kernel=pool_kernel,
+                qkv_bias=qkv_bias,
+                residual_pooling=residual_pooling,
+                use_rel_pos=use_rel_pos,
+            )
+            for block in self.plan
+        )
+        for name in out_features:
+            self.add_module(f"{name}_norm", norm_layer(stages[name]))
+        self._initialize(rel_pos_std)
+
+    def _initialize(self, rel_pos_std: float) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.pos_embed is not None:
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if rel_pos_std:
+            for name, parameter in self.named_parameters():
+                if "rel_pos" in name:
+                    nn.init.trunc_normal_(parameter, std=rel_pos_std)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Computes feature maps.
+
+        Args:
+            images: normalised images, (N, in_chans, H, W), of any size from the patch up.
+
+        Returns:
+            For each name in `out_features` (N, channels, ceil(H / stride), ceil(W / stride)).
+
+        Raises:
+            ValueError: the images have another rank or channel count, or are too small.
+        """
+        self._check(images)
+        x = self.patch_embed(images)
+        if self.pos_embed is not None:
+            grid = (x.shape[1], x.shape[2])
+            x = x + resize_absolute_positions(self.pos_embed, grid, self.pretrain_class_token)
+        outputs = {}
+        for plan, block in zip(self.plan, self.blocks, strict=True):
+            if self.use_checkpoint and self.training:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+            if plan.is_last and plan.scale in self.out_features:
+                norm = self.get_submodule(f"{plan.scale}_norm")
+                outputs[plan.scale] = norm(x).permute(0, 3, 1, 2)
+        return outputs
+
+    def _check(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != self.in_chans:
+            raise ValueError(
+                f"images must have shape (N, {self.in_chans}, H, W), not {tuple(images.shape)}"
+            )
+        if min(images.shape[2:]) < self.patch_kernel:
+            raise ValueError(
+                f"images must be at least {self.patch_kernel} pixels high and wide, "
+                f"not {images.shape[2]} by {images.shape[3]}"
+            )
+
+
+def _size(name: str, **numbers: Any) -> Callable[..., MViTv2]:
+    def build(**overrides: Any) -> MViTv2:
+        return MViTv2(**{**numbers, **overrides})
+
+    build.__name__ = build.__qualname__ = f"mvitv2_{name.lower()}"
+    build.__doc__ = f"MViTv2-{name}, with any argument of `MViTv2` overridden."
+    return build
+
+
+# Drop path rates are those of detection training (MViTv2, appendix).
+mvitv2_t = _size("T", embed_dim=96, num_heads=1, depths=(1, 2, 5, 2), drop_path_rate=0.2)
+mvitv2_s = _size("S", embed_dim=96, num_heads=1, depths=(1, 2, 11, 2), drop_path_rate=0.2)
+mvitv2_b = _size("B", embed_dim=96, num_heads=1, depths=(2, 3, 16, 3), drop_path_rate=0.4)
+mvitv2_l = _size("L", embed_dim=144, num_heads=2, depths=(2, 6, 36, 4), drop_path_rate=0.5)
+mvitv2_h = _size("H", embed_dim=192, num_heads=3, depths=(4, 8, 60, 8), drop_path_rate=0.6)

@@ -1,0 +1,88 @@
+"""Position embeddings: tables resized to the grid at hand, and the terms they add to logits."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def relative_coordinates(query_size: int, key_size: int, device: torch.device) -> Tensor:
+    """Row of the relative position table for each pair of query and key along one axis.
+
+    The coarser of the two axes is stretched to the finer one, so that distances count in steps of
+    the finer; fractions are cut off, as in the implementation the published weights come from.
+
+    Returns:
+        Indexes (query_size, key_size) in [0, 2 * max(query_size, key_size) - 2].
+    """
+    query_step = max(key_size / query_size, 1.0)
+    key_step = max(query_size / key_size, 1.0)
+    queries = torch.arange(query_size, device=device)[:, None] * query_step
+    keys = torch.arange(key_size, device=device)[None, :] * key_step
+    return (queries - keys + (key_size - 1) * key_step).long()
+
+
+def relative_positions(table: Tensor, query_size: int, key_size: int) -> Tensor:
+    """Relative position embedding of each pair of query and key along one axis: R^h or R^w.
+
+    The table is interpolated linearly when it was made for another size.
+
+    Args:
+        table: one row per distance, (distances, C).
+        query_size: number of queries along the axis.
+        key_size: number of keys along the axis.
+
+    Returns:
+        (query_size, key_size, C).
+    """
+    distances = 2 * max(query_size, key_size) - 1
+    if table.shape[0] != distances:
+        table = F.interpolate(table.t()[None], size=distances, mode="linear")[0].t()
+    return table[relative_coordinates(query_size, key_size, table.device)]
+
+
+def position_terms(query: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """What decomposed relative positions add to the logits (MViTv2, equation 4), still separated.
+
+    The logit of query i and key j gets `height[i, row of j] + width[i, column of j]`.
+
+    Args:
+        query: queries on their grid, (B, heads, query rows, query columns, C), not scaled.
+        rows: R^h, (query rows, key rows, C).
+        columns: R^w, (query columns, key columns, C).
+
+    Returns:
+        height, (B, heads, queries, key rows), and width, (B, heads, queries, key columns).
+    """
+    batch, heads, query_rows, query_columns, channels = query.shape
+    # One matrix product per row, and one per column, over all windows and heads at once.
+    by_row = query.permute(2, 0, 1, 3, 4).reshape(query_rows, -1, channels)
+    height = (by_row @ rows.transpose(1, 2)).view(query_rows, batch, heads, query_columns, -1)
+    by_column = query.permute(3, 0, 1, 2, 4).reshape(query_columns, -1, channels)
+    width = (by_column @ columns.transpose(1, 2)).view(query_columns, batch, heads, query_rows, -1)
+    return (
+        height.permute(1, 2, 0, 3, 4).reshape(batch, heads, query_rows * query_columns, -1),
+        width.permute(1, 2, 3, 0, 4).reshape(batch, heads, query_rows * query_columns, -1),
+    )
+
+
+def resize_absolute_positions(table: Tensor, grid: tuple[int, int], class_token: bool) -> Tensor:
+    """Absolute position embeddings for a grid of tokens, interpolated bicubically where need be.
+
+    Args:
+        table: embeddings of the square grid of pre-training, (1, positions, C), row by row.
+        grid: height and width of the grid at hand.
+        class_token: whether the first position belongs to a class token; it is left out.
+
+    Returns:
+        (1, grid height, grid width, C).
+    """
+    if class_token:
+        table = table[:, 1:]
+    side = math.isqrt(table.shape[1])
+    table = table.view(1, side, side, -1)
+    if (side, side) == tuple(grid):
+        return table
+    table = F.interpolate(table.permute(0, 3, 1, 2), size=grid, mode="bicubic", align_corners=False)
+    return table.permute(0, 2, 3, 1)

@@ -1,0 +1,276 @@
+"""Pictures of instances: drawn on one image, and as a sheet of ground truth beside predictions."""
+
+import colorsys
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as mask_util
+
+MASK_OPACITY = 0.4
+PANEL_SIDES = (320, 640)  # least and most pixels of an image's longer side on a sheet
+GAP = 12  # pixels between the panels of a sheet
+CAPTION_HEIGHT = 28
+TITLES = ("ground truth", "prediction")
+PAPER, INK = (255, 255, 255), (40, 40, 40)
+
+
+def draw_instances(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    masks: np.ndarray | None,
+    labels: Sequence[int],
+    scores: Sequence[float] | None,
+    class_names: Sequence[str],
+) -> np.ndarray:
+    """Draws boxes, masks, class names and scores on a copy of an image.
+
+    A class has the same colour in every picture. Large instances are drawn first, so that small
+    ones stay visible.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (N, 4) x0, y0, x1, y1 in pixels.
+        masks: (N, H, W) bool, or None to draw boxes only.
+        labels: N class indexes into ``class_names``.
+        scores: N scores in [0, 1], or None as for ground truth.
+        class_names: one name per class.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: the image is not (H, W, 3) uint8, or the numbers of instances differ.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image is {image.dtype} {image.shape}; it must be uint8 (H, W, 3)")
+    captions = [class_names[label] for label in labels]
+    if scores is not None:
+        captions = [f"{text} {score:.2f}" for text, score in zip(captions, scores, strict=True)]
+    return _draw(image, boxes, masks, labels, captions)
+
+
+def prediction_sheet(
+    dataset_name: str,
+    predictions: Sequence[Mapping[str, Any]],
+    num_images: int = 12,
+    score_threshold: float = 0.5,
+) -> np.ndarray:
+    """Draws ground truth and, to its right, predictions for images of a registered data set.
+
+    Args:
+        dataset_name: a data set in Detectron2's catalog; the images are spread evenly over it.
+        predictions: COCO's result format, as in ``coco_instances_results.json``: one dict per
+            instance with ``image_id``, ``category_id`` of the data set, ``bbox`` (x, y, width,
+            height), ``score`` and perhaps ``segmentation`` as run-length encoding.
+        num_images: how many images to show, if there are as many; at least 1.
+        score_threshold: predictions with a lower score are left out.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: ``num_images`` is less than 1 or the data set is empty.
+    """
+    if num_images < 1:
+        raise ValueError(f"num_images is {num_images}; it must be at least 1")
+    records = DatasetCatalog.get(dataset_name)
+    if not records:
+        raise ValueError(f"data set '{dataset_name}' has no images")
+    metadata = MetadataCatalog.get(dataset_name)
+    to_label = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    predictions_of_image = defaultdict(list)
+    for prediction in predictions:
+        if prediction["score"] >= score_threshold:
+            predictions_of_image[prediction["image_id"]].append(prediction)
+
+    chosen = np.linspace(0, len(records) - 1, min(num_images, len(records))).round().astype(int)
+    shown = [records[index] for index in chosen]
+    panel_side = max(max(record["height"], record["width"]) for record in shown)
+    panel_side = min(max(panel_side, PANEL_SIDES[0]), PANEL_SIDES[1])
+    pairs = []
+    for record in shown:
+        image = _read(record["file_name"])
+        truth = [
+            _Drawable(annotation, annotation["category_id"], annotation["bbox_mode"])
+            for annotation in record["annotations"]
+        ]
+        predicted = [
+            _Drawable(
+                prediction,
+                to_label.get(prediction["category_id"], prediction["category_id"]),
+                BoxMode.XYWH_ABS,
+            )
+            for prediction in predictions_of_image[record["image_id"]]
+        ]
+        left, right = (
+            _panel(image, drawables, metadata.thing_classes, panel_side)
+            for drawables in (truth, predicted)
+        )
+        pairs.append((left, right))
+    return _arrange(pairs, panel_side)
+
+
+def save_prediction_sheet(
+    dataset_name: str,
+    predictions: Sequence[Mapping[str, Any]],
+    path: str | os.PathLike[str],
+    num_images: int = 12,
+    score_threshold: float = 0.5,
+) -> None:
+    """Writes :func:`prediction_sheet` to ``path``, whose ending (.png, .jpg) gives the format."""
+    sheet = prediction_sheet(dataset_name, predictions, num_images, score_threshold)
+    Image.fromarray(sheet).save(path)
+
+
+class _Drawable:
+    """An annotation of a data set or a prediction, with what drawing needs.
+
+    ``box`` is (4,) x0, y0, x1, y1 in pixels; ``segmentation`` polygons, RLE or None.
+    """
+
+    def __init__(self, source: Mapping[str, Any], label: int, box_mode: BoxMode) -> None:
+        self.label = label
+        self.box = np.array(BoxMode.convert(list(source["bbox"]), box_mode, BoxMode.XYXY_ABS))
+        self.segmentation = source.get("segmentation")
+        self.score = source.get("score")
+        self.is_crowd = bool(source.get("iscrowd", 0))
+
+    def mask(self, height: int, width: int) -> np.ndarray:
+        """(H, W) bool; all False without a segmentation."""
+        if not self.segmentation:
+            return np.zeros((height, width), bool)
+        encoded = self.segmentation
+        if isinstance(encoded, list):
+            encoded = mask_util.merge(mask_util.frPyObjects(encoded, height, width))
+        return mask_util.decode(encoded).astype(bool)
+
+    def caption(self, class_names: Sequence[str]) -> str:
+        """Class name with the score or the remark that this is a crowd."""
+        name = class_names[self.label]
+        if self.score is not None:
+            return f"{name} {self.score:.2f}"
+        return f"{name} (crowd)" if self.is_crowd else name
+
+
+def _panel(
+    image: np.ndarray, drawables: Sequence[_Drawable], class_names: Sequence[str], side: int
+) -> np.ndarray:
+    """``image`` (H, W, 3) with ``drawables``, scaled so that its longer side is ``side``."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    panel_size = max(round(width * scale), 1), max(round(height * scale), 1)
+    interpolation = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+
+    def panel_mask(drawable: _Drawable) -> np.ndarray:
+        coverage: np.ndarray = drawable.mask(height, width).astype(np.float32)
+        coverage = cv2.resize(coverage, panel_size, interpolation=interpolation)
+        if scale > 1:  # hides the pixel steps of small images
+            coverage = cv2.GaussianBlur(coverage, (0, 0), sigmaX=0.5 * scale)
+        return coverage > 0.5
+
+    masks = [panel_mask(drawable) for drawable in drawables]
+    return _draw(
+        cv2.resize(image, panel_size, interpolation=interpolation),
+        np.array([drawable.box * scale for drawable in drawables]).reshape(-1, 4),
+        np.array(masks).reshape(-1, panel_size[1], panel_size[0]),
+        [drawable.label for drawable in drawables],
+        [drawable.caption(class_names) for drawable in drawables],
+    )
+
+
+def _draw(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    masks: np.ndarray | None,
+    labels: Sequence[int],
+    captions: Sequence[str],
+) -> np.ndarray:
+    """:func:`draw_instances` with a finished caption for each instance."""
+    counts = {len(boxes), len(labels), len(captions), len(boxes if masks is None else masks)}
+    if len(counts) != 1:
+        raise ValueError(f"numbers of boxes, masks, labels and captions differ: {sorted(counts)}")
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    image = image.copy()
+    order = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    thickness = max(1, round(max(image.shape[:2]) / 600))
+    for index in order:
+        colour = class_colour(labels[index])
+        if masks is not None:
+            mask = np.asarray(masks[index], dtype=bool)
+            image[mask] = (1 - MASK_OPACITY) * image[mask] + MASK_OPACITY * np.array(colour)
+            contours, _ = cv2.findContours(
+                mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+            )
+            cv2.drawContours(image, contours, -1, colour, 2 * thickness, cv2.LINE_AA)
+        x0, y0, x1, y1 = np.rint(boxes[index]).astype(int).tolist()
+        cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), colour, thickness, cv2.LINE_AA)
+
+    canvas = Image.fromarray(image)
+    for index in order:
+        _draw_caption(canvas, captions[index], boxes[index], class_colour(labels[index]))
+    return np.asarray(canvas)
+
+
+def _draw_caption(
+    canvas: Image.Image, text: str, box: np.ndarray, colour: tuple[int, int, int]
+) -> None:
+    """Writes ``text`` on a tag above the box, or inside it where the image ends."""
+    pen = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(9 + max(canvas.size) / 120)
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    width, height = right - left + 6, bottom - top + 6
+    x = min(max(box[0], 0), max(canvas.width - width, 0))
+    y = box[1] - height if box[1] >= height else max(box[1], 0)
+    pen.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=3, fill=colour)
+    luminance = np.dot(colour, (0.299, 0.587, 0.114))
+    pen.text((x + 3 - left, y + 3 - top), text, font=font, fill=INK if luminance > 110 else PAPER)
+
+
+def class_colour(label: int) -> tuple[int, int, int]:
+    """RGB in [0, 255] of a class: hues by the golden ratio, so that neighbours differ."""
+    hue = (label * 0.618034) % 1.0
+    value = 1.0 if label % 2 == 0 else 0.85
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _arrange(pairs: Sequence[tuple[np.ndarray, np.ndarray]], panel_side: int) -> np.ndarray:
+    """Puts pairs of panels on white paper, two pairs to a row, with a caption over each column.
+
+    ``panel_side`` bounds the height and width of the panels.
+    """
+    pairs_per_row = min(2, len(pairs))
+    rows = [pairs[start : start + pairs_per_row] for start in range(0, len(pairs), pairs_per_row)]
+    row_heights = [max(panel.shape[0] for pair in row for panel in pair) for row in rows]
+    pair_width = 2 * panel_side + GAP
+    sheet_width = pairs_per_row * pair_width + (pairs_per_row + 1) * 2 * GAP
+    sheet_height = CAPTION_HEIGHT + sum(row_heights) + (len(rows) + 1) * GAP
+    sheet = Image.new("RGB", (sheet_width, sheet_height), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(16)
+    top = GAP
+    for row_number, row in enumerate(rows):
+        for pair_number, pair in enumerate(row):
+            for side, (panel, title) in enumerate(zip(pair, TITLES, strict=True)):
+                left = 2 * GAP + pair_number * (pair_width + 2 * GAP) + side * (panel_side + GAP)
+                if row_number == 0:
+                    centre = (left + panel_side / 2, GAP + CAPTION_HEIGHT / 2)
+                    pen.text(centre, title, font=font, fill=INK, anchor="mm")
+                x = left + (panel_side - panel.shape[1]) // 2
+                y = top + CAPTION_HEIGHT + (row_heights[row_number] - panel.shape[0]) // 2
+                sheet.paste(Image.fromarray(panel), (x, y))
+        top += row_heights[row_number] + GAP
+    return np.asarray(sheet)
+
+
+def _read(path: str) -> np.ndarray:
+    """Reads an image as (H, W, 3) uint8 RGB."""
+    with Image.open(path) as file:
+        return np.asarray(file.convert("RGB"))

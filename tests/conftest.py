@@ -1,0 +1,27 @@
+"""Fixtures for all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mvit_det.data import register_shapes
+
+
+@pytest.fixture(scope="session")
+def coco_sample() -> Path:
+    """Folder with COCO images and annotations in Detectron2's layout, or a skipped test."""
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    if not (root / "coco" / "annotations" / "instances_val2017.json").exists():
+        pytest.skip(
+            "set DETECTRON2_DATASETS to a folder with coco/annotations/instances_val2017.json"
+        )
+    return root
+
+
+@pytest.fixture(scope="session")
+def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Temporary folder from which ``shapes_train`` and ``shapes_val`` are registered."""
+    root = tmp_path_factory.mktemp("datasets") / "shapes"
+    register_shapes(root)
+    return root

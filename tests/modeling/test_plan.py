@@ -1,0 +1,67 @@
+import pytest
+
+from mvit_det.modeling.plan import plan_blocks
+
+TINY = dict(
+    depths=(1, 2, 5, 2),
+    embed_dim=96,
+    num_heads=1,
+    key_stride=4,
+    window_size=56,
+    table_size=56,
+    drop_path_rate=0.2,
+)
+
+
+def test_plan_of_the_tiny_model():
+    plan = plan_blocks(**TINY)
+    assert [block.scale for block in plan] == (
+        ["scale2"] + ["scale3"] * 2 + ["scale4"] * 5 + ["scale5"] * 2
+    )
+    assert [block.dim for block in plan] == [96, 96, 192, 192, 384, 384, 384, 384, 384, 768]
+    assert [block.dim_out for block in plan] == [96] + [192] * 2 + [384] * 5 + [768] * 2
+    assert [block.num_heads for block in plan] == [1, 2, 2, 4, 4, 4, 4, 4, 8, 8]
+    assert [block.query_stride for block in plan] == [1, 2, 1, 2, 1, 1, 1, 1, 2, 1]
+    assert [block.key_stride for block in plan] == [4, 2, 4, 1, 1, 1, 1, 2, 1, 1]
+    assert [block.window_size for block in plan] == [56, 56, 0, 28, 14, 14, 14, 0, 14, 0]
+    assert [block.table_size for block in plan] == [56, 56, 28, 28, 14, 14, 14, 14, 14, 7]
+    assert [block.is_last for block in plan] == [
+        True, False, True, False, False, False, False, True, False, True,
+    ]  # fmt: skip
+    assert plan[0].drop_path == 0
+    assert plan[-1].drop_path == pytest.approx(0.2)
+    assert plan[3].drop_path == pytest.approx(0.2 * 3 / 9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(depths=()), r"depths must be one positive whole number a stage, not \(\)"),
+        (dict(depths=(1, 0)), r"depths must be one positive .* not \(1, 0\)"),
+        (dict(depths=(1, 2.5)), r"depths must be one positive .* not \(1, 2.5\)"),
+        (dict(embed_dim=0), "embed_dim must be a positive whole number, not 0"),
+        (dict(num_heads=0), "num_heads must be a positive whole number, not 0"),
+        (dict(num_heads=5), "embed_dim 96 cannot be divided among num_heads 5"),
+        (dict(key_stride=-1), "key_stride must be a positive whole number, not -1"),
+        (dict(window_size=0), "window_size must be a positive whole number, not 0"),
+        (dict(window_size=54), "windows of 54 tokens in scale2, which the key stride 4 does not"),
+        (
+            dict(window_size=4, depths=(1, 1, 1, 2)),
+            "windows of 1 tokens .* query stride 2 does not",
+        ),
+        (dict(window_size=60), "leaves windows of 15 tokens .* query stride 2 does not divide"),
+        (dict(drop_path_rate=1.0), "drop_path_rate must be at least 0 and below 1, not 1.0"),
+        (dict(drop_path_rate=-0.1), "drop_path_rate must be at least 0 and below 1, not -0.1"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        plan_blocks(**{**TINY, **change})
+
+
+def test_first_block_of_a_stage_keeps_the_window_of_the_stage_before():
+    plan = plan_blocks(**{**TINY, "depths": (2, 2, 3, 3)})
+    for previous, block in zip(plan, plan[1:]):
+        if block.query_stride == 2:
+            assert block.window_size in (0, 56, 28, 14)
+            assert block.table_size == previous.table_size

@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_model
+
+from mvit_det import (
+    MViTv2,
+    MViTv2Backbone,
+    add_mvitv2_config,
+    build_mvitv2_backbone,
+    build_mvitv2_fpn_backbone,
+)
+
+PICO = dict(depths=(1, 1, 1, 1), embed_dim=16, num_heads=1)
+
+
+def make_config(name):
+    """Detectron2's defaults of a Mask R-CNN with FPN, small, on the CPU."""
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
+    cfg.MODEL.BACKBONE.NAME = name
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.MASK_ON = True
+    # As in Detectron2's Base-RCNN-FPN.yaml.
+    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
+    cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+    cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = 50
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20
+    cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
+    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
+    cfg.MODEL.ROI_BOX_HEAD.NUM_FC = 1
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 7
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
+    cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 1
+    return cfg
+
+
+def test_is_a_backbone_with_the_features_of_the_model():
+    torch.manual_seed(0)
+    backbone = MViTv2Backbone(**PICO)
+    assert isinstance(backbone, Backbone)
+    model = MViTv2(**PICO)
+    model.load_state_dict(backbone.state_dict(), strict=True)
+    images = torch.randn(1, 3, 64, 96)
+    for name, features in model(images).items():
+        assert torch.equal(backbone(images)[name], features)
+    assert backbone.output_shape() == {
+        "scale2": ShapeSpec(channels=16, stride=4),
+        "scale3": ShapeSpec(channels=32, stride=8),
+        "scale4": ShapeSpec(channels=64, stride=16),
+        "scale5": ShapeSpec(channels=128, stride=32),
+    }
+
+
+def test_registered_by_name():
+    assert BACKBONE_REGISTRY.get("build_mvitv2_backbone") is build_mvitv2_backbone
+    assert BACKBONE_REGISTRY.get("build_mvitv2_fpn_backbone") is build_mvitv2_fpn_backbone
+
+
+def test_the_name_alone_swaps_the_backbone_of_a_stock_config():
+    model = build_model(make_config("build_mvitv2_fpn_backbone")).eval()
+    assert isinstance(model.backbone, FPN)
+    assert isinstance(model.backbone.bottom_up, MViTv2Backbone)
+    assert [len(model.backbone.bottom_up.blocks), model.backbone.bottom_up.plan[0].dim] == [10, 96]
+    assert list(model.backbone.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
+    with torch.no_grad():
+        (output,) = model([{"image": torch.rand(3, 60, 90) * 255}])
+    assert output["instances"].image_size == (60, 90)
+
+
+def test_keys_of_the_config_reach_the_model():
+    cfg = make_config("build_mvitv2_fpn_backbone")
+    add_mvitv2_config(cfg)
+    cfg.MODEL.MVITV2.DEPTHS = [1, 1, 1]
+    cfg.MODEL.MVITV2.EMBED_DIM = 32
+    cfg.MODEL.MVITV2.NUM_HEADS = 2
+    cfg.MODEL.MVITV2.OUT_FEATURES = ["scale3", "scale4"]
+    cfg.MODEL.FPN.IN_FEATURES = ["scale3", "scale4"]
+    cfg.MODEL.PIXEL_MEAN = [0.0] * 4
+    add_mvitv2_config(cfg)
+    cfg.freeze()
+    backbone = build_mvitv2_backbone(cfg, ShapeSpec(channels=4))
+    assert [plan.dim_out for plan in backbone.plan] == [32, 64, 128]
+    assert backbone.plan[0].num_heads == 2
+    features = backbone(torch.randn(1, 4, 64, 64))
+    assert {name: tuple(value.shape) for name, value in features.items()} == {
+        "scale3": (1, 64, 8, 8),
+        "scale4": (1, 128, 4, 4),
+    }
+
+
+def test_keys_of_a_yaml_file(tmp_path):
+    path = Path(tmp_path, "config.yaml")
+    path.write_text(
+        "MODEL:\n  BACKBONE: {NAME: build_mvitv2_fpn_backbone}\n"
+        "  MVITV2: {DEPTHS: [1, 1, 1, 1], EMBED_DIM: 16}\n"
+    )
+    cfg = make_config("build_mvitv2_fpn_backbone")
+    add_mvitv2_config(cfg)
+    cfg.merge_from_file(str(path))
+    model = build_model(cfg)
+    assert model.backbone.bottom_up.out_feature_channels["scale5"] == 128
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="out_features must name some of"):
+        MViTv2Backbone(**PICO, out_features=("res2",))

@@ -1,0 +1,169 @@
+"""Pictures of instances and sheets of predictions."""
+
+import colorsys
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog
+from PIL import Image
+
+from mvit_det.visualization import (
+    CAPTION_HEIGHT,
+    GAP,
+    class_colour,
+    draw_instances,
+    prediction_sheet,
+    save_prediction_sheet,
+)
+
+NAMES = ["circle", "square"]
+
+
+def predictions_from(records):
+    """The ground truth of Detectron2's records in COCO's result format."""
+    return [
+        {
+            "image_id": record["image_id"],
+            "category_id": annotation["category_id"] + 1,
+            "bbox": annotation["bbox"],
+            "score": 0.9,
+            "segmentation": annotation["segmentation"],
+        }
+        for record in records
+        for annotation in record["annotations"]
+    ]
+
+
+def panels(sheet, number):
+    """Ground truth and prediction of the first ``number`` (1 or 2) images, each 320 x 320."""
+    top = GAP + CAPTION_HEIGHT
+    for pair in range(number):
+        left = 2 * GAP + pair * (2 * 320 + 3 * GAP)
+        right = left + 320 + GAP
+        yield (
+            sheet[top : top + 320, left : left + 320],
+            sheet[top : top + 320, right : right + 320],
+        )
+
+
+def test_masks_boxes_and_names_are_drawn_where_they_belong():
+    image = np.full((200, 300, 3), 128, np.uint8)
+    masks = np.zeros((2, 200, 300), bool)
+    masks[0, 60:160, 40:140] = True
+    masks[1, 100:140, 200:260] = True
+    boxes = np.array([[40.0, 60, 140, 160], [200, 100, 260, 140]])
+    drawn = draw_instances(image, boxes, masks, [0, 1], [0.75, 0.5], NAMES)
+
+    assert drawn.shape == image.shape
+    assert drawn.dtype == np.uint8
+    assert (image == 128).all()
+    for label, (row, column) in enumerate([(110, 90), (120, 230)]):
+        expected = 0.6 * 128 + 0.4 * np.array(class_colour(label))
+        assert np.abs(drawn[row, column] - expected).max() <= 1
+    changed = (drawn != image).any(axis=2)
+    assert not changed[:, :35].any()
+    assert not changed[165:].any()
+    assert changed[45:58, 40:100].mean() > 0.5  # the tag above the first box
+
+
+def test_scores_and_names_change_the_picture():
+    image = np.zeros((100, 100, 3), np.uint8)
+    box = np.array([[20.0, 40, 80, 90]])
+    texts = [
+        draw_instances(image, box, None, [0], None, NAMES),
+        draw_instances(image, box, None, [0], [0.5], NAMES),
+        draw_instances(image, box, None, [0], [0.6], NAMES),
+        draw_instances(image, box, None, [1], None, NAMES),
+    ]
+    for first in range(4):
+        for second in range(first):
+            assert (texts[first] != texts[second]).any()
+
+
+def test_no_instances_leave_the_image_as_it_is():
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    drawn = draw_instances(image, np.zeros((0, 4)), np.zeros((0, 40, 50), bool), [], [], NAMES)
+    assert np.array_equal(drawn, image)
+
+
+@pytest.mark.parametrize("box", [(-20, -30, 30, 20), (0, 0, 50, 40), (45, 35, 90, 80)])
+def test_boxes_may_leave_the_image(box):
+    image = np.zeros((40, 50, 3), np.uint8)
+    drawn = draw_instances(image, np.array([box]), None, [0], [1.0], NAMES)
+    assert drawn.shape == image.shape
+    assert drawn.any()
+
+
+def test_wrong_arguments_are_refused():
+    box = np.array([[1.0, 2, 3, 4]])
+    with pytest.raises(ValueError, match=r"image is float64 \(4, 4, 3\); it must be uint8"):
+        draw_instances(np.zeros((4, 4, 3)), box, None, [0], None, NAMES)
+    with pytest.raises(ValueError, match=r"numbers of boxes, masks, labels and captions differ"):
+        draw_instances(np.zeros((4, 4, 3), np.uint8), box, None, [0, 1], None, NAMES)
+
+
+def test_colours_of_neighbouring_classes_are_far_apart():
+    hues = [colorsys.rgb_to_hsv(*np.divide(class_colour(label), 255))[0] for label in range(80)]
+    assert len({class_colour(label) for label in range(80)}) == 80
+    for first, second in zip(hues, hues[1:]):
+        distance = abs(first - second)
+        assert min(distance, 1 - distance) > 0.3
+
+
+def test_sheet_shows_predictions_beside_ground_truth(shapes_root, tmp_path):
+    records = DatasetCatalog.get("shapes_val")
+    shown = [records[0], records[-1]]
+    assert not any(a["iscrowd"] for record in shown for a in record["annotations"])
+    save_prediction_sheet(
+        "shapes_val", predictions_from(records), tmp_path / "sheet.png", num_images=2
+    )
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (CAPTION_HEIGHT + 320 + 2 * GAP, 2 * (640 + GAP) + 6 * GAP, 3)
+    nothing = prediction_sheet("shapes_val", [], num_images=2)
+    for (truth, predicted), (same_truth, empty) in zip(panels(sheet, 2), panels(nothing, 2)):
+        assert np.array_equal(truth, same_truth)
+        assert (truth != empty).any(axis=2).mean() > 0.005
+        # Only the tags differ, which show the score of predictions.
+        assert 0 < (truth != predicted).any(axis=2).mean() < 0.1
+    captions = sheet[GAP : GAP + CAPTION_HEIGHT]
+    assert (captions < 128).any()
+
+
+def test_predictions_under_the_threshold_are_left_out(shapes_root):
+    predictions = predictions_from(DatasetCatalog.get("shapes_val"))
+    hidden = prediction_sheet("shapes_val", predictions, 3, score_threshold=0.95)
+    assert np.array_equal(hidden, prediction_sheet("shapes_val", [], 3))
+    assert not np.array_equal(hidden, prediction_sheet("shapes_val", predictions, 3))
+
+
+def test_boxes_without_masks_can_be_shown(shapes_root):
+    predictions = predictions_from(DatasetCatalog.get("shapes_val"))
+    for prediction in predictions:
+        del prediction["segmentation"]
+    with_boxes = prediction_sheet("shapes_val", predictions, 1)
+    assert not np.array_equal(with_boxes, prediction_sheet("shapes_val", [], 1))
+
+
+def test_sheet_has_at_most_as_many_images_as_the_data_set(shapes_root):
+    with pytest.raises(ValueError, match="num_images is 0; it must be at least 1"):
+        prediction_sheet("shapes_val", [], 0)
+    rows = 100
+    sheet = prediction_sheet("shapes_val", [], 1000)
+    assert sheet.shape[0] == CAPTION_HEIGHT + rows * 320 + (rows + 1) * GAP
+
+
+def test_real_images_of_different_sizes(coco_sample):
+    name = "coco_sample_for_sheet"
+    from detectron2.data import MetadataCatalog
+    from detectron2.data.datasets import register_coco_instances
+
+    coco = coco_sample / "coco"
+    json_file = coco / "annotations" / "instances_val2017.json"
+    register_coco_instances(name, {}, str(json_file), str(coco / "val2017"))
+    try:
+        sheet = prediction_sheet(name, [], num_images=4)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    assert sheet.shape[1] == 2 * (2 * 640 + GAP) + 6 * GAP
+    assert sheet.std() > 30
