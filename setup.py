@@ -13,6 +13,14 @@ def readme() -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
+def config_packages() -> list[str]:
+    """The folders of configs, as packages; they hold no `__init__.py`, as they are not imported."""
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.py")}
+    return ["mvit_det.configs"] + sorted(
+        ".".join(("mvit_det", *folder.parts)) for folder in folders if folder.parts != ("configs",)
+    )
+
+
 setup(
     name="mvit_det",
     version="0.1.0",
@@ -20,7 +28,9 @@ setup(
     long_description=readme(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["mvit_det", "mvit_det.*"]),
+    packages=find_packages(include=["mvit_det", "mvit_det.*"]) + config_packages(),
+    # The configs of a checkout become a part of the package, where `mvit_det.model_zoo` finds them.
+    package_dir={"mvit_det.configs": "configs"},
     python_requires=">=3.10",
     # detectron2 is needed too, but cannot be named here: it is not on the package index.
     # tools/install_detectron2.py installs it, and with it omegaconf, iopath, tabulate and termcolor
@@ -34,6 +44,7 @@ setup(
         "opencv-python-headless",
         "pillow",
         "pycocotools>=2.0.2",
+        "safetensors>=0.4",
         "torch>=2.4",
         "torchvision>=0.19",
         "tqdm",

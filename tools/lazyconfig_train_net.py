@@ -19,12 +19,17 @@ from mvit_det.errors import MViTDetError
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Detectron2's arguments and `--device`."""
+    """Detectron2's arguments, `--device` and `--trust-checkpoint`."""
     parser = default_argument_parser(epilog=__doc__)
     parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
         help="where to run; by default CUDA if there is any, and the CPU if not",
+    )
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="let a file of weights run code while it is read; only if you know where it is from",
     )
     return parser.parse_args()
 
@@ -36,9 +41,9 @@ def main(arguments: argparse.Namespace) -> None:
     resolve_device(config, arguments.device)
     default_setup(config, arguments)
     if arguments.eval_only:
-        evaluate_checkpoint(config, resume=arguments.resume)
+        evaluate_checkpoint(config, arguments.resume, arguments.trust_checkpoint)
     else:
-        train(config, resume=arguments.resume)
+        train(config, arguments.resume, arguments.trust_checkpoint)
     logging.getLogger("mvit_det").info("Outputs are in %s", config.train.output_dir)
 
 

@@ -14,4 +14,5 @@ optimizer = L(AdamW)(
     lr=1.6e-4,
     betas=[0.9, 0.999],
     weight_decay=0.1,
+    fused=True,
 )

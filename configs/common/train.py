@@ -4,6 +4,8 @@ train = dict(
     output_dir="./output",
     # Weights to start from: a path, an address, or '' to start from scratch.
     init_checkpoint="",
+    # True takes all but the layers that depend on the classes, to train those for other classes.
+    fresh_head=False,
     # '' takes CUDA where there is any, and the CPU elsewhere.
     device="",
     # Negative: a different one at each run.

@@ -1,61 +1,158 @@
-"""Checkpoints of a training run, and the weights it starts from."""
+"""Checkpoints of a training run: writing them, going on from them, and what a run starts from."""
 
-import pickle
-import zipfile
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
-from fvcore.common.checkpoint import _IncompatibleKeys
+import fvcore.common.checkpoint
+import numpy as np
+import torch
+import torch.distributed
+from torch import nn
 
 from ..errors import CheckpointError
+from .loading import fill_model, read_weights
+from .matching import Purpose
+from .writing import atomic_path
+
+logger = logging.getLogger(__name__)
+
+# What PyTorch reads without running code, besides tensors and containers.
+_PLAIN = (str, bytes, bool, int, float, complex, type(None), torch.Size, torch.dtype, torch.device)
 
 
-class Checkpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, except that it does not go on with weights that do not fit."""
+class Checkpointer(fvcore.common.checkpoint.Checkpointer):
+    """Writes checkpoints whole or not at all, and reads them with `load_weights`'s care.
 
-    def load(self, path: str, checkpointables: Sequence[str] | None = None) -> dict[str, Any]:
-        """Loads a file or address into the model, and the state of training if there is one.
+    `last_checkpoint` in the folder names the last one that is whole.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str | Path = "",
+        *,
+        trust: bool = False,
+        fresh_head: bool = False,
+        **checkpointables: Any,
+    ) -> None:
+        """Builds a checkpointer.
 
         Args:
-            path: file, `http(s)://` or `detectron2://` address; '' loads nothing.
-            checkpointables: which other objects to load; None loads all there are.
+            model: to save and fill.
+            save_dir: folder of the checkpoints; '' saves nothing.
+            trust: lets files run code while they are read.
+            fresh_head: leaves layers that depend on the classes out of what a training starts from.
+            checkpointables: other objects with `state_dict` and `load_state_dict`, by name.
+        """
+        is_main = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        super().__init__(model, str(save_dir), save_to_disk=is_main, **checkpointables)
+        self.trust = trust
+        self.fresh_head = fresh_head
+
+    def save(self, name: str, **extras: Any) -> None:
+        """Writes model, checkpointables and `extras` to `name.pth`; does so in one process only.
 
         Raises:
-            CheckpointError: the file cannot be had or read, or does not fill the model.
+            CheckpointError: the disk refuses it, or it holds what could not be read again.
         """
-        try:
-            return super().load(path, checkpointables)
-        except (OSError, AssertionError) as error:
-            raise CheckpointError(
-                f"cannot get the weights '{path}' ({_first_line(error)}); put the file somewhere "
-                "and name it with train.init_checkpoint=…, or start from scratch with "
-                "train.init_checkpoint=''"
-            ) from error
-        except (pickle.UnpicklingError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-            raise CheckpointError(
-                f"'{path}' is not a checkpoint that can be read ({_first_line(error)}); "
-                "get it anew or name another with train.init_checkpoint=…"
-            ) from error
-        finally:
-            # Detectron2 keeps this from one call to the next.
-            self._parsed_url_during_load = None
+        if not self.save_dir or not self.save_to_disk:
+            return
+        state = {key: item.state_dict() for key, item in self.checkpointables.items()}
+        data = {"model": self.model.state_dict()}
+        data.update((key, _to_plain(item, key)) for key, item in {**state, **extras}.items())
+        path = Path(self.save_dir) / f"{name}.pth"
+        with atomic_path(path) as temporary:
+            torch.save(data, temporary)
+        self.tag_last_checkpoint(path.name)
+        logger.info("Saved %s", path)
 
-    def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
-        for key, in_file, in_model in incompatible.incorrect_shapes:
-            raise CheckpointError(
-                f"'{key}' has shape {tuple(in_file)} in the weights and {tuple(in_model)} in the "
-                "model; take the config that the weights were made with"
-            )
-        # Weights of a backbone fill the backbone; those of a detector everything.
-        missing = [key for key in incompatible.missing_keys if "pixel_" not in key]
-        if any("bottom_up" in key for key in missing):
-            raise CheckpointError(
-                f"the weights lack {len(missing)} parameters of the model, such as '{missing[0]}'; "
-                "take the config that the weights were made with"
-            )
-        super()._log_incompatible_keys(incompatible)
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Notes which checkpoint is the last."""
+        with atomic_path(Path(self.save_dir) / "last_checkpoint") as temporary:
+            temporary.write_text(last_filename_basename)
+
+    def load(
+        self,
+        path: str | Path,
+        checkpointables: Sequence[str] | None = None,
+        *,
+        purpose: Purpose = "evaluate",
+    ) -> dict[str, Any]:
+        """Fills the model, and then the checkpointables.
+
+        Args:
+            path: file or address; '' loads nothing.
+            checkpointables: which to fill, all of which have to be in the file; None is all.
+            purpose: as for `load_weights`.
+
+        Returns:
+            What else the file holds.
+
+        Raises:
+            CheckpointError: the file cannot be had, read or used; the model is as it was.
+        """
+        if not path:
+            logger.info("No weights to start from: the model starts from scratch")
+            return {}
+        weights = read_weights(path, trust=self.trust)
+        extras = dict(weights.extras)
+        names = list(self.checkpointables if checkpointables is None else checkpointables)
+        for name in names:
+            if name not in extras:
+                raise CheckpointError(
+                    f"'{path}' has weights but no state of the {name} to go on from; start a new "
+                    "training with train.init_checkpoint and without '--resume'"
+                )
+        fresh_head = self.fresh_head and purpose == "train"
+        fill_model(self.model, weights, path, purpose=purpose, fresh_head=fresh_head)
+        for name in names:
+            self.checkpointables[name].load_state_dict(extras.pop(name))
+        return extras
+
+    def resume_or_load(self, path: str | Path, *, resume: bool = True) -> dict[str, Any]:
+        """Goes on from the last checkpoint if there is one, and starts from `path` if not.
+
+        Args:
+            path: file or address of weights to start from; '' starts from scratch.
+            resume: False starts from `path` in any case.
+
+        Returns:
+            As `load`.
+
+        Raises:
+            CheckpointError: as `load`.
+        """
+        if resume and self.has_checkpoint():
+            return self.load(self.get_checkpoint_file())
+        return self.load(path, checkpointables=[], purpose="train")
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _to_plain(value: Any, place: str) -> Any:
+    """A copy of the state of training that can be read again without running code.
+
+    Lists and dicts of a config, which optimizers keep as they got them, become plain ones.
+
+    Args:
+        value: tensors, numbers, text, and containers of them.
+        place: where in the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: there is something else.
+    """
+    if isinstance(value, torch.Tensor) or type(value) in _PLAIN:
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: _to_plain(item, f"{place}.{key}") for key, item in value.items()}
+    if isinstance(value, (tuple, set)):
+        return type(value)(_to_plain(item, place) for item in value)
+    if isinstance(value, Sequence):
+        return [_to_plain(item, place) for item in value]
+    raise CheckpointError(
+        f"'{place}' of the checkpoint is a {type(value).__module__}.{type(value).__name__}, which "
+        "cannot be read again safely; let state_dict() return tensors, numbers, text and plain "
+        "containers of them"
+    )

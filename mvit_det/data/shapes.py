@@ -25,7 +25,7 @@ IMAGES_FOLDER = "images"
 DESCRIPTION = "Generated pictures of textured, overlapping shapes"
 
 # Number of pictures and seed of each registered data set. Different seeds share no picture.
-SPLITS = {"shapes_train": (400, 0), "shapes_val": (200, 1)}
+SPLITS = {"shapes_train": (1000, 0), "shapes_val": (200, 1)}
 SPLIT_SIZE = 128
 
 
@@ -119,7 +119,7 @@ def generate_shapes(
 def register_shapes(root: str | os.PathLike[str] | None = None) -> None:
     """Registers ``shapes_train`` and ``shapes_val`` with Detectron2.
 
-    They hold 400 and 200 pictures of 128 x 128 pixels, generated from different seeds when a data
+    They hold 1000 and 200 pictures of 128 x 128 pixels, generated from different seeds when a data
     set is first loaded and not there yet, and are evaluated as COCO data sets are. Calling this
     again is harmless; with another ``root`` it moves the registration there.
 

@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
-from ..checkpoint import Checkpointer
+from ..checkpoint import Checkpointer, load_weights
 from ..data import check_datasets
 from ..errors import CheckpointError
 from ..evaluation import inference_on_dataset
@@ -49,12 +49,15 @@ def evaluate(config: DictConfig, model: nn.Module) -> dict[str, Any]:
     return results
 
 
-def evaluate_checkpoint(config: DictConfig, resume: bool = False) -> dict[str, Any]:
+def evaluate_checkpoint(
+    config: DictConfig, resume: bool = False, trust_checkpoint: bool = False
+) -> dict[str, Any]:
     """Evaluates the weights of `train.init_checkpoint`.
 
     Args:
         config: the config the weights were trained with.
         resume: prefers the last checkpoint in `train.output_dir` if there is one.
+        trust_checkpoint: lets the file of weights run code while it is read.
 
     Returns:
         As `evaluate`.
@@ -64,11 +67,13 @@ def evaluate_checkpoint(config: DictConfig, resume: bool = False) -> dict[str, A
     """
     check_datasets(config.dataloader.test.dataset.names)
     model = instantiate(config.model).to(config.train.device)
-    checkpointer = Checkpointer(model, config.train.output_dir)
-    if not config.train.init_checkpoint and not (resume and checkpointer.has_checkpoint()):
+    path = config.train.init_checkpoint
+    if resume:
+        path = Checkpointer(model, config.train.output_dir).get_checkpoint_file() or path
+    if not path:
         raise CheckpointError(
             "there are no weights to evaluate: name a file with train.init_checkpoint=…, or use "
             "'--resume' for the last checkpoint in train.output_dir"
         )
-    checkpointer.resume_or_load(config.train.init_checkpoint, resume=resume)
+    load_weights(model, path, purpose="evaluate", trust=trust_checkpoint)
     return evaluate(config, model)

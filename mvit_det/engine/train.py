@@ -18,13 +18,16 @@ from .trainer import Trainer
 logger = logging.getLogger(__name__)
 
 
-def train(config: DictConfig, resume: bool = False) -> dict[str, Any]:
+def train(
+    config: DictConfig, resume: bool = False, trust_checkpoint: bool = False
+) -> dict[str, Any]:
     """Trains a model, evaluates it, and leaves checkpoints, logs and results in the output folder.
 
     Args:
         config: `model`, `dataloader`, `optimizer`, `lr_multiplier` and `train`, see
             `configs/common/train.py`.
         resume: goes on from the last checkpoint in `train.output_dir` if there is one.
+        trust_checkpoint: lets the file of weights run code while it is read.
 
     Returns:
         The metrics of the evaluation after the last iteration, as `evaluate` returns them.
@@ -32,7 +35,7 @@ def train(config: DictConfig, resume: bool = False) -> dict[str, Any]:
     Raises:
         ConfigError: the schedule is empty.
         DatasetError: files of a data set are missing.
-        CheckpointError: weights to start from cannot be had.
+        CheckpointError: weights to start from cannot be had, or do not fit the model.
     """
     if config.train.max_iter < 1:
         raise ConfigError(f"train.max_iter must be positive, not {config.train.max_iter}")
@@ -59,7 +62,13 @@ def train(config: DictConfig, resume: bool = False) -> dict[str, Any]:
         amp_dtype=config.train.amp.dtype if config.train.amp.enabled else None,
         clip_gradient_norm=config.train.clip_gradient_norm,
     )
-    checkpointer = Checkpointer(model, config.train.output_dir, trainer=trainer)
+    checkpointer = Checkpointer(
+        model,
+        config.train.output_dir,
+        trust=trust_checkpoint,
+        fresh_head=config.train.fresh_head,
+        trainer=trainer,
+    )
     results: dict[str, Any] = {}
 
     def evaluate_now() -> dict[str, Any]:

@@ -1,0 +1,119 @@
+"""From one format of weights to another."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from .accounting import Accounting, Outcome
+from .formats import Weights, to_timm
+from .loading import read_weights
+from .writing import atomic_path
+
+# The endings that files of a format may have, as other programs go by them.
+# mvit_det: PyTorch's file of this project's names. safetensors: the same in safetensors' file.
+# detectron2: a pickle of arrays like those of its zoo. timm: PyTorch's or safetensors' file of
+# timm's names.
+FORMATS = {
+    "mvit_det": (".pth", ".pt"),
+    "detectron2": (".pkl",),
+    "timm": (".pth", ".pt", ".safetensors"),
+    "safetensors": (".safetensors",),
+}
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    to: str,
+    *,
+    overwrite: bool = False,
+    trust: bool = False,
+) -> Accounting:
+    """Reads weights of any format and writes them in another, value for value.
+
+    Args:
+        source: file or address.
+        output: the file to write; it is there only when it is whole.
+        to: one of `FORMATS`. timm has a place for backbones and classifiers only: of a detector it
+            gets the backbone.
+        overwrite: replaces `output`.
+        trust: as for `load_weights`.
+
+    Returns:
+        What became of each key of the file.
+
+    Raises:
+        CheckpointError: the weights cannot be read, or not be written.
+    """
+    output = Path(output)
+    if to not in FORMATS:
+        raise CheckpointError(f"there is no format '{to}'; there are {', '.join(FORMATS)}")
+    if output.suffix not in FORMATS[to]:
+        raise CheckpointError(
+            f"'{output}' should end in {' or '.join(FORMATS[to])}, by which others tell {to} files"
+        )
+    if output.exists() and not overwrite:
+        raise CheckpointError(f"'{output}' exists already; name another file or use '--overwrite'")
+    weights = read_weights(source, trust=trust)
+    if weights.root is None:
+        raise CheckpointError(f"'{source}' holds no MViTv2, so there is nothing to convert")
+    names, dropped = _choose_names(weights, to)
+
+    accounting = Accounting(f"'{source}' ({weights.source}) to {to}")
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in weights.tensors.items():
+        original = weights.original_names.get(name, name)
+        if name not in names:
+            accounting.add(original, Outcome.DROPPED, dropped)
+            continue
+        # A copy of its own, as formats write all of the memory that a tensor is a part of.
+        tensors[names[name]] = tensor.clone(memory_format=torch.contiguous_format)
+        if name in weights.squeezed:
+            accounting.add(names[name], Outcome.RESIZED, "time axis of length 1 removed")
+        elif to == "detectron2" and tensor.dtype is torch.bfloat16:
+            tensors[names[name]] = tensor.float()
+            accounting.add(names[name], Outcome.RESIZED, "bfloat16 to float32, as NumPy lacks it")
+        else:
+            renamed = names[name] != original
+            accounting.add(names[name], Outcome.LOADED, "renamed" if renamed else "")
+    for key in weights.extras:
+        accounting.add(key, Outcome.DROPPED, "not weights")
+
+    with atomic_path(output) as temporary:
+        if to == "detectron2":
+            _write_pickle(tensors, weights, temporary)
+        elif output.suffix == ".safetensors":
+            safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
+        else:
+            torch.save(tensors, temporary)
+    return accounting
+
+
+def _choose_names(weights: Weights, to: str) -> tuple[dict[str, str], str]:
+    """New name of each weight that is kept, and why the others are not."""
+    if to != "timm":
+        return {name: name for name in weights.tensors}, ""
+    root = weights.root or ""
+    backbone = {
+        name.removeprefix(root): tensor
+        for name, tensor in weights.tensors.items()
+        if name.startswith(root)
+    }
+    return {root + name: new for name, new in to_timm(backbone).items()}, "timm has no place for it"
+
+
+def _write_pickle(tensors: dict[str, Tensor], weights: Weights, path: Path) -> None:
+    content: dict[str, Any] = {
+        "model": {name: tensor.numpy() for name, tensor in tensors.items()},
+        "__author__": "mvit_det",
+    }
+    if not weights.is_detector:
+        # Detectron2 then finds the backbone in a detector by the ends of the names.
+        content["matching_heuristics"] = True
+    with open(path, "wb") as file:
+        pickle.dump(content, file, protocol=4)

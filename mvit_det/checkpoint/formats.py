@@ -1,0 +1,218 @@
+"""Whose weights a file holds, and their names in this project and back.
+
+This project's names are those of Detectron2's MViT: `blocks.N.…` and `scaleN_norm.…`, under
+`backbone.bottom_up.` in a detector. Of a classifier there are `norm.…`, `head.…` and `cls_token`
+besides.
+
+| here              | facebookresearch/mvit | timm                                              |
+|-------------------|-----------------------|---------------------------------------------------|
+| `blocks.N.…`      | `blocks.N.…`          | `stages.S.blocks.B.…`                             |
+| `blocks.N.proj.…` | `blocks.N.proj.…`     | `….shortcut_proj_attn.…`, `….shortcut_proj_mlp.…` |
+| `head.…`          | `head.projection.…`   | `head.fc.…`                                       |
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate, groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+
+_FIRST = "patch_embed.proj.weight"
+_POOLING = "blocks.0.attn.pool_q.weight"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights under this project's names.
+
+    Attributes:
+        source: where they come from, in words.
+        tensors: by name.
+        original_names: what the file calls them, by name.
+        squeezed: names of kernels that lost a time axis of length one.
+        extras: what else the file holds, such as the state of training.
+    """
+
+    source: str
+    tensors: dict[str, Tensor]
+    original_names: dict[str, str] = field(default_factory=dict)
+    squeezed: tuple[str, ...] = ()
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def root(self) -> str | None:
+        """As `find_root` for the tensors."""
+        return find_root(self.tensors)
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether there is more than a backbone, or classifier."""
+        root = self.root or ""
+        return any(not name.startswith(root) for name in self.tensors)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the shapes of an MViTv2's weights say of it.
+
+    Attributes:
+        embed_dim: channels of the first stage.
+        depths: blocks of each stage.
+        expand_attn: whether stages widen in the attention of their first block, as published for
+            all but MViTv2-L of ImageNet-1K, and not in the MLP of the last block before.
+    """
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    expand_attn: bool
+
+
+def find_root(names: Iterable[str]) -> str | None:
+    """What stands before the names of an MViTv2: "" in a backbone, "backbone.bottom_up." in a
+    detector, None where there is none."""
+    names = set(names)
+    roots = [name.removesuffix(_FIRST) for name in names if name.endswith(_FIRST)]
+    roots = [root for root in roots if root + _POOLING in names]
+    return min(roots, key=len) if roots else None
+
+
+def find_geometry(tensors: Mapping[str, Tensor], root: str) -> Geometry:
+    """Reads the numbers of an MViTv2 off its weights.
+
+    Args:
+        tensors: by this project's names; not all need be there.
+        root: as of `find_root`.
+    """
+    prefix = re.escape(f"{root}blocks.")
+    blocks = [int(match[1]) for name in tensors if (match := re.match(rf"{prefix}(\d+)\.", name))]
+    # Channels inside attention, block by block; they double where a stage begins.
+    widths: list[int] = []
+    for block in range(max(blocks, default=-1) + 1):
+        weight = tensors.get(f"{root}blocks.{block}.attn.qkv.weight")
+        if weight is not None:
+            widths.append(weight.shape[0] // 3)
+        elif widths:
+            widths.append(widths[-1])  # that it is missing will be found key by key
+    depths = tuple(len(list(stage)) for _, stage in groupby(widths))
+    expand_attn = True
+    for block, width in enumerate(widths):
+        skip = tensors.get(f"{root}blocks.{block}.proj.weight")
+        if skip is not None and skip.shape[0] != width:
+            expand_attn = False
+    return Geometry(tensors[root + _FIRST].shape[0], depths, expand_attn)
+
+
+def recognise(content: Any, path: str) -> Weights:
+    """Finds the weights in what a file holds, says whose they are, and gives them our names.
+
+    Args:
+        content: as of `reading.read_file`.
+        path: of the file, for messages.
+
+    Raises:
+        CheckpointError: there are no weights, or not those of an MViTv2.
+    """
+    table, source, extras = _find_table(content, path)
+    raw = {name: _as_tensor(name, value, path) for name, value in table.items()}
+    if any(re.search(r"(^|\.)stages\.0\.blocks\.0\.", name) for name in raw):
+        source, names = "timm", _from_timm(raw)
+    else:
+        names = {name: re.sub(r"(^|\.)head\.projection\.", r"\1head.", name) for name in raw}
+        if any(name != ours for name, ours in names.items()):
+            source = "facebookresearch/mvit"
+    tensors, squeezed = {}, []
+    for name, ours in names.items():
+        tensor = raw[name]
+        if tensor.ndim == 5 and tensor.shape[2] == 1:
+            # Kernels of a model that is also trained on video, for a single frame.
+            tensor = tensor.squeeze(2)
+            squeezed.append(ours)
+        tensors[ours] = tensor
+    return Weights(
+        source, tensors, {ours: name for name, ours in names.items()}, tuple(squeezed), extras
+    )
+
+
+def _find_table(content: Any, path: str) -> tuple[Mapping[str, Any], str, dict[str, Any]]:
+    """The dict of weights in the content of a file, whose it is, and what stands beside it."""
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"'{path}' holds a {type(content).__name__} and no weights")
+    sources = {
+        "model_state": "facebookresearch/mvit",
+        "model": "Detectron2's model zoo" if "__author__" in content else "mvit_det or Detectron2",
+        "state_dict": "timm",
+    }
+    for key, source in sources.items():
+        if isinstance(content.get(key), Mapping):
+            return content[key], source, {k: v for k, v in content.items() if k != key}
+    if not any(isinstance(value, (Tensor, np.ndarray)) for value in content.values()):
+        found = ", ".join(f"'{key}'" for key in list(content)[:5]) or "nothing"
+        raise CheckpointError(
+            f"'{path}' holds no weights: they would be on top or under 'model', 'model_state' or "
+            f"'state_dict', but there is {found}"
+        )
+    return content, "mvit_det", {}
+
+
+def _as_tensor(name: str, value: Any, path: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, (np.ndarray, np.generic)):
+        return torch.as_tensor(np.asarray(value))
+    raise CheckpointError(f"'{name}' in '{path}' is a {type(value).__name__} and not a tensor")
+
+
+def _from_timm(names: Iterable[str]) -> dict[str, str]:
+    """Our name for each of timm's: blocks count on over the stages."""
+    blocks: dict[int, int] = {}
+    for name in names:
+        if match := re.search(r"(?:^|\.)stages\.(\d+)\.blocks\.(\d+)\.", name):
+            stage, block = int(match[1]), int(match[2])
+            blocks[stage] = max(blocks.get(stage, 0), block + 1)
+    starts = dict(zip(sorted(blocks), accumulate((blocks[s] for s in sorted(blocks)), initial=0)))
+
+    def rename(name: str) -> str:
+        name = re.sub(
+            r"(^|\.)stages\.(\d+)\.blocks\.(\d+)\.",
+            lambda match: f"{match[1]}blocks.{starts[int(match[2])] + int(match[3])}.",
+            name,
+        )
+        name = re.sub(r"\.shortcut_proj_(attn|mlp)\.", ".proj.", name)
+        return re.sub(r"(^|\.)head\.fc\.", r"\1head.", name)
+
+    return {name: rename(name) for name in names}
+
+
+def to_timm(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """timm's name for each weight of a backbone or classifier that timm has a place for.
+
+    timm has one norm, behind the last stage. Where the weights have none of that name, that of the
+    last output is it.
+
+    Args:
+        tensors: by this project's names, with nothing before them.
+    """
+    geometry = find_geometry(tensors, "")
+    places = [(stage, block) for stage, n in enumerate(geometry.depths) for block in range(n)]
+    skip = "shortcut_proj_attn" if geometry.expand_attn else "shortcut_proj_mlp"
+    last_norm = f"scale{len(geometry.depths) + 1}_norm."
+    has_norm = "norm.weight" in tensors
+    names = {}
+    for name in tensors:
+        if match := re.match(r"blocks\.(\d+)\.(proj\.)?", name):
+            stage, block = places[int(match[1])]
+            part = f"{skip}." if match[2] else ""
+            names[name] = f"stages.{stage}.blocks.{block}.{part}{name[match.end() :]}"
+        elif name.startswith("head."):
+            names[name] = name.replace("head.", "head.fc.", 1)
+        elif name.startswith(last_norm) and not has_norm:
+            names[name] = name.replace(last_norm, "norm.", 1)
+        elif not re.match(r"scale\d+_norm\.", name):
+            names[name] = name
+    return names

@@ -1,0 +1,261 @@
+"""Which weight of a file fills which of a model, decided for all of them before any is used."""
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from ..errors import CheckpointError
+from .accounting import Accounting, Outcome
+from .formats import Weights, find_geometry, find_root
+from .resizing import (
+    resize_absolute_table,
+    resize_patch_embedding,
+    resize_relative_table,
+    splits_into_grid,
+)
+
+# What the weights are for. "evaluate" (and resuming a training) wants every key of the model,
+# "train" the whole backbone.
+Purpose = Literal["train", "evaluate"]
+
+_TAKE_CONFIG = "take the config that the weights were made with"
+
+
+def match(
+    weights: Weights,
+    state: Mapping[str, Tensor],
+    *,
+    path: str,
+    purpose: Purpose,
+    fresh_head: bool = False,
+) -> tuple[dict[str, Tensor], Accounting]:
+    """Finds a weight for each key of a model, or a reason why it needs none.
+
+    Args:
+        weights: of a file.
+        state: of the model, by name. It is only looked at.
+        path: of the file, for messages.
+        purpose: what for.
+        fresh_head: leaves out the layers whose shape depends on the classes.
+
+    Returns:
+        Weights for the model, of its shapes, and what became of every key. Where that holds
+        errors the weights are not complete.
+
+    Raises:
+        CheckpointError: file and model are of different kinds, so that single keys tell nothing.
+    """
+    matcher = _Matcher(weights, state, purpose, fresh_head, f"'{path}' ({weights.source})")
+    matcher.check_kind(path)
+    for name in weights.tensors:
+        matcher.place(name)
+    for key in state:
+        if key not in matcher.seen:
+            matcher.explain_missing(key)
+    return matcher.filled, matcher.accounting
+
+
+class _Matcher:
+    """The state of one `match`."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        state: Mapping[str, Tensor],
+        purpose: Purpose,
+        fresh_head: bool,
+        title: str,
+    ) -> None:
+        self.weights = weights
+        self.state = state
+        self.training = purpose == "train"
+        self.fresh_head = fresh_head
+        self.accounting = Accounting(title)
+        self.filled: dict[str, Tensor] = {}
+        self.seen: set[str] = set()
+
+        self.root = find_root(state) or ""
+        root = weights.root or ""
+        # Weights of a detector go into a backbone and the other way round: the part that both have.
+        if root.endswith(self.root):
+            self.cut, self.prefix = root.removesuffix(self.root), ""
+        elif self.root.endswith(root):
+            self.cut, self.prefix = "", self.root.removesuffix(root)
+        else:
+            self.cut, self.prefix = root, self.root
+        # A backbone's file leaves the rest of a detector open.
+        self.fills_all = weights.is_detector or all(key.startswith(self.root) for key in state)
+        self.has_output_norms = any(
+            re.match(r"scale\d+_norm\.", name.removeprefix(root)) for name in weights.tensors
+        )
+        # Sizes may change on the way into training, and in a backbone; else they are a mistake.
+        self.resizes = self.training or not weights.is_detector
+
+    def check_kind(self, path: str) -> None:
+        """Refuses a file of another model altogether."""
+        if find_root(self.state) is None:
+            return
+        if self.weights.root is None:
+            example = next(iter(self.weights.tensors), "nothing")
+            raise CheckpointError(
+                f"'{path}' holds no MViTv2 (there is no 'patch_embed.proj.weight' or no "
+                f"'blocks.0.attn.pool_q.weight'), but, for example, '{example}'"
+            )
+        if not self.training and not self.fills_all:
+            raise CheckpointError(
+                f"'{path}' holds a backbone without a detector's heads, so there is nothing to "
+                "evaluate; train from it first, or name the weights of a detector"
+            )
+        file = find_geometry(self.weights.tensors, self.weights.root)
+        model = find_geometry(self.state, self.root)
+        if file.expand_attn != model.expand_attn:
+            raise CheckpointError(
+                f"'{path}' holds an MViTv2 that widens in the "
+                f"{'attention' if file.expand_attn else 'MLP'} (expand_attn={file.expand_attn}, as "
+                f"{'most have' if file.expand_attn else 'MViTv2-L of ImageNet-1K has'}), and the "
+                f"model widens in the {'attention' if model.expand_attn else 'MLP'}; build it with "
+                f"expand_attn={file.expand_attn}"
+            )
+        # A model may stop after some of the stages.
+        if (file.embed_dim, file.depths[: len(model.depths)]) != (model.embed_dim, model.depths):
+            raise CheckpointError(
+                f"'{path}' holds an MViTv2 with embed_dim {file.embed_dim} and depths "
+                f"{file.depths}, and the model has embed_dim {model.embed_dim} and depths "
+                f"{model.depths}; {_TAKE_CONFIG}"
+            )
+
+    def place(self, name: str) -> None:
+        """Decides on a weight of the file."""
+        original = self.weights.original_names.get(name, name)
+        if not name.startswith(self.cut):
+            self.accounting.add(original, Outcome.DROPPED, "not part of a backbone")
+            return
+        key = self.prefix + name.removeprefix(self.cut)
+        if key not in self.state:
+            reason = self._reason_to_drop(key)
+            outcome = Outcome.DROPPED if reason else Outcome.ERROR
+            self.accounting.add(original, outcome, reason or "no place in the model")
+            return
+        self.seen.add(key)
+        tensor, target = self.weights.tensors[name], self.state[key]
+        if self.fresh_head and _knows_classes(key, tensor, target):
+            self.accounting.add(key, Outcome.NEW, "fresh head")
+        elif tensor.shape == target.shape:
+            self.filled[key] = tensor
+            squeezed = name in self.weights.squeezed
+            outcome = Outcome.RESIZED if squeezed else Outcome.LOADED
+            self.accounting.add(key, outcome, "time axis of length 1 removed" if squeezed else "")
+        else:
+            self._resize(key, tensor, target)
+
+    def _resize(self, key: str, tensor: Tensor, target: Tensor) -> None:
+        shape, wanted = tuple(tensor.shape), tuple(target.shape)
+        name = key.removeprefix(self.root)
+        how = ""
+        if self.resizes and len(shape) == len(wanted):
+            if name.endswith(("rel_pos_h", "rel_pos_w")) and shape[1:] == wanted[1:]:
+                self.filled[key] = resize_relative_table(tensor, wanted[0])
+                how = "relative positions, linear"
+            elif name == "pos_embed" and shape[2] == wanted[2] and splits_into_grid(shape[1]):
+                self.filled[key] = resize_absolute_table(tensor, wanted[1])
+                how = "absolute positions, bicubic"
+            elif name == "patch_embed.proj.weight" and _swap_in(shape, wanted[1]) == wanted:
+                self.filled[key] = resize_patch_embedding(tensor, wanted[1])
+                how = f"channels of the image, {shape[1]} to {wanted[1]}"
+        if how:
+            self.accounting.add(key, Outcome.RESIZED, how)
+            return
+        in_file, in_model = (_count_classes(key, rows) for rows in (shape[0], wanted[0]))
+        if in_file is not None and in_file != in_model:
+            reason = f"file has {in_file} classes, config has {in_model}"
+        else:
+            reason = f"has shape {shape} in the file and {wanted} in the model"
+        self.accounting.add(key, Outcome.ERROR, reason)
+
+    def _reason_to_drop(self, key: str) -> str:
+        """Why a weight of the file may be left out that the model has no place for; '' if not."""
+        if re.search(r"(^|\.)pixel_(mean|std)$|\.cell_anchors\.\d+$", key):
+            return "taken from the config"
+        if key.endswith(".num_batches_tracked"):
+            return "counter of a norm"
+        name = key.removeprefix(self.root) if key.startswith(self.root) else ""
+        if name == "cls_token":
+            return "class token"
+        if name.startswith(("norm.", "head.")):
+            return "classifier"
+        if re.match(r"scale\d+_norm\.", name):
+            return "output that the model does not have"
+        if re.match(r"blocks\.\d+\.", name):
+            depths = find_geometry(self.state, self.root).depths
+            if int(name.split(".")[1]) >= sum(depths):
+                return "stage that the model does not have"
+        return ""
+
+    def explain_missing(self, key: str) -> None:
+        """Decides on a key of the model that the file has nothing for."""
+        name = key.removeprefix(self.root) if key.startswith(self.root) else None
+        reason = ""
+        if key.endswith(".num_batches_tracked"):
+            reason = "counter of a norm"
+        elif not self.training:
+            pass
+        elif name is None:
+            reason = "" if self.fills_all else "FPN and heads"
+        elif re.match(r"scale\d+_norm\.", name) and not self.has_output_norms:
+            reason = "norms of the outputs"
+        elif name.startswith("head.") and self.fresh_head:
+            reason = "fresh head"
+        outcome = Outcome.NEW if reason else Outcome.ERROR
+        self.accounting.add(key, outcome, reason or "not in the file")
+
+
+def _swap_in(shape: tuple[int, ...], channels: int) -> tuple[int, ...]:
+    return (shape[0], channels, *shape[2:])
+
+
+def _count_classes(key: str, rows: int) -> int | None:
+    """Number of classes a layer with so many outputs stands for; None if it has nothing to do
+    with them."""
+    if re.search(r"\.cls_score\.(weight|bias)$", key):
+        return rows - 1  # the background
+    if re.search(r"\.bbox_pred\.(weight|bias)$", key):
+        return rows // 4
+    if re.search(r"mask_head\.predictor\.(weight|bias)$|(^|\.)bottom_up\.head\.|^head\.", key):
+        return rows
+    return None
+
+
+def _knows_classes(key: str, tensor: Tensor, target: Tensor) -> bool:
+    """Whether a layer has outputs for each class; boxes and masks may be one for all classes."""
+    counts = [_count_classes(key, weight.shape[0]) for weight in (tensor, target)]
+    if None in counts:
+        return False
+    return ".cls_score." in key or counts != [1, 1]
+
+
+def check(accounting: Accounting, path: str) -> None:
+    """Raises what the errors of an accounting amount to.
+
+    Raises:
+        CheckpointError: there are any; it names the first, those of differing classes before all.
+    """
+    errors = accounting.errors
+    if not errors:
+        return
+    for error in errors:
+        if " classes, config has " in error.reason:
+            raise CheckpointError(
+                f"'{path}': {error.reason}; {_TAKE_CONFIG}, or train a fresh head for the "
+                "config's classes with train.fresh_head=True"
+            )
+    first = next((error for error in errors if "shape" in error.reason), errors[0])
+    others = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    if first.reason == "not in the file":
+        problem = f"'{first.key}' of the model is not in the file"
+    elif first.reason == "no place in the model":
+        problem = f"'{first.key}' of the file has no place in the model"
+    else:
+        problem = f"'{first.key}' {first.reason}"
+    raise CheckpointError(f"'{path}' does not fit the model: {problem}{others}; {_TAKE_CONFIG}")

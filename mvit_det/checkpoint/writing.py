@@ -1,0 +1,50 @@
+"""Files that appear under their name only when they are whole."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import CheckpointError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary file in the same folder, which takes over the name `path` at the end.
+
+    Whoever opens `path` sees the old file or the new one, and never a part of it: also after an
+    exception, a full disk or a loss of power. What an exception interrupts leaves nothing behind.
+
+    Args:
+        path: the file to write or to replace. Its folder is made.
+
+    Yields:
+        Where to write.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync(temporary, os.O_RDWR)
+        os.replace(temporary, path)
+        if os.name == "posix":
+            # Elsewhere a folder cannot be opened; there the rename itself has to do.
+            _sync(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise CheckpointError(f"cannot write '{path}' ({error.strerror or error})") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def _sync(path: Path, flags: int) -> None:
+    """Waits until the disk holds what was written."""
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,92 @@
+"""The table of published models, their configs, and building one with weights from a server."""
+
+import pickle
+import re
+
+import pytest
+import torch
+from detectron2.config import instantiate
+
+from mvit_det import MViTv2, model_zoo
+from mvit_det.checkpoint.download import cache_path
+from mvit_det.errors import ConfigError
+
+DETECTORS = [name for name in model_zoo.list_models() if "rcnn" in name]
+DEPTHS = {"t": 10, "s": 16, "b": 24, "l": 48, "h": 80}
+
+
+def test_table():
+    assert len(DETECTORS) == 7
+    assert len(model_zoo.list_models()) == 14
+    for name in model_zoo.list_models():
+        model = model_zoo.MODELS[name]
+        assert model.name == name
+        assert model.url.startswith("https://dl.fbaipublicfiles.com/")
+        assert model.licence == ("CC BY-SA 3.0" if name in DETECTORS else "Apache-2.0")
+        assert (model.box_ap is not None) == (name in DETECTORS)
+        if name in DETECTORS:
+            assert re.search(r"/f\d{9}/model_final_[0-9a-f]{6}\.pkl$", model.url)
+    small = model_zoo.MODELS["cascade_mask_rcnn_mvitv2_s"]
+    assert (small.box_ap, small.mask_ap, small.parameters, small.flops) == (53.2, 46.0, 87, 748)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_configs(name):
+    config = model_zoo.get_config(name)
+    size = name.removesuffix("_in21k")[-1]
+    assert sum(config.model.backbone.bottom_up.depths) == DEPTHS[size]
+    pretraining = model_zoo.MODELS[name].pretraining.lower()
+    address = f"detectron2://ImageNetPretrained/mvitv2/MViTv2_{size.upper()}_{pretraining}.pyth"
+    assert config.train.init_checkpoint == address
+
+
+def test_unknown_names():
+    with pytest.raises(ConfigError, match="no model 'mvitv2_x'; there are mask_rcnn_mvitv2_t, "):
+        model_zoo.get_model("mvitv2_x")
+    with pytest.raises(ConfigError, match="'mvitv2_t_in1k' is a backbone and has no config; these"):
+        model_zoo.get_config("mvitv2_t_in1k")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_trained_detector(cache):
+    name = "mask_rcnn_mvitv2_t"
+    source = instantiate(model_zoo.get_config(name).model)
+    content = {
+        "model": {key: tensor.numpy() for key, tensor in source.state_dict().items()},
+        "__author__": "the zoo",
+    }
+    path = cache_path(model_zoo.MODELS[name].url)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps(content))
+    model = model_zoo.get_model(name, trained=True)
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, source.state_dict()[key])
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert round(parameters / 1e6) == model_zoo.MODELS[name].parameters
+
+
+def test_trained_backbone(cache):
+    name = "mvitv2_t_in1k"
+    source = model_zoo.get_model(name)
+    assert isinstance(source, MViTv2)
+    state = {key: tensor for key, tensor in source.state_dict().items() if "_norm." not in key}
+    state["norm.weight"] = torch.ones(768)
+    path = cache_path(model_zoo.MODELS[name].url)
+    path.parent.mkdir(parents=True)
+    torch.save({"model_state": state}, path)
+    model = model_zoo.get_model(name, trained=True)
+    assert torch.equal(model.blocks[3].proj.weight, source.blocks[3].proj.weight)
+
+
+def test_configs_of_an_installed_package(tmp_path, monkeypatch):
+    """Where the package holds the configs, those are taken."""
+    package = tmp_path / "mvit_det"
+    (package / "configs" / "COCO").mkdir(parents=True)
+    (package / "configs" / "COCO" / "mask_rcnn_mvitv2_t.py").write_text("model = dict(x=1)\n")
+    monkeypatch.setattr(model_zoo, "__file__", str(package / "model_zoo.py"))
+    assert model_zoo.get_config("mask_rcnn_mvitv2_t").model.x == 1

@@ -1,0 +1,135 @@
+"""Whole runs of the training tool, in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+PICO = "configs/shapes/mask_rcnn_mvitv2_pico.py"
+# Pictures of about 100 pixels, and few regions, so that a training on the CPU takes seconds.
+SMALL = [
+    "dataloader.train.mapper.augmentations.0.prob=0",
+    "dataloader.train.mapper.augmentations.1.short_edge_length=[96]",
+    "dataloader.test.mapper.augmentations.0.short_edge_length=96",
+    "dataloader.train.total_batch_size=2",
+    "dataloader.train.num_workers=0",
+    "dataloader.test.num_workers=0",
+    "model.proposal_generator.post_nms_topk=[50,20]",
+    "model.roi_heads.batch_size_per_image=16",
+    "train.init_checkpoint=''",
+    "train.seed=0",
+    "train.log_period=1",
+]
+
+
+def run_tool(*arguments, datasets, check=True):
+    """Runs the tool with data sets from a folder, and returns the finished process."""
+    process = subprocess.run(
+        [sys.executable, "tools/lazyconfig_train_net.py", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "DETECTRON2_DATASETS": str(datasets)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0 or not check, process.stdout
+    return process
+
+
+@pytest.fixture(scope="module")
+def small_coco(coco_sample, tmp_path_factory):
+    """The first six real pictures of each split, in Detectron2's layout."""
+    root = tmp_path_factory.mktemp("small")
+    (root / "coco" / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        name = f"instances_{split}.json"
+        dataset = json.loads((coco_sample / "coco" / "annotations" / name).read_text())
+        dataset["images"] = dataset["images"][:6]
+        kept = {image["id"] for image in dataset["images"]}
+        dataset["annotations"] = [a for a in dataset["annotations"] if a["image_id"] in kept]
+        (root / "coco" / "annotations" / name).write_text(json.dumps(dataset))
+        (root / "coco" / split).symlink_to((coco_sample / "coco" / split).absolute())
+    return root
+
+
+def metrics(output):
+    return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("detector", ["mask_rcnn", "cascade_mask_rcnn"])
+def test_trains_resumes_and_evaluates_on_real_pictures(detector, small_coco, tmp_path):
+    config = ("--config-file", f"configs/COCO/{detector}_mvitv2_t.py", "--device", "cpu")
+    options = (*SMALL, f"train.output_dir={tmp_path}")
+
+    first = run_tool(*config, *options, "train.max_iter=2", datasets=small_coco)
+    losses = [line["total_loss"] for line in metrics(tmp_path) if "total_loss" in line]
+    assert len(losses) == 2
+    assert all(0 < loss < 20 for loss in losses)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    checkpoint = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert checkpoint["iteration"] == 1
+    assert "Evaluation results for bbox" in first.stdout
+    assert "Evaluation results for segm" in first.stdout
+    assert (tmp_path / "evaluation" / "predictions.png").stat().st_size > 10_000
+
+    resumed = run_tool(*config, "--resume", *options, "train.max_iter=3", datasets=small_coco)
+    assert "Starting training from iteration 2" in resumed.stdout
+    assert [line["iteration"] for line in metrics(tmp_path) if "total_loss" in line] == [0, 1, 2]
+    results = tmp_path / "evaluation" / "coco_instances_results.json"
+    at_the_end = json.loads(results.read_text())
+
+    results.unlink()
+    weights = f"train.init_checkpoint={tmp_path}/model_final.pth"
+    evaluated = run_tool(*config, "--eval-only", *options, weights, datasets=small_coco)
+    assert "Evaluation results for segm" in evaluated.stdout
+    assert "|  AP   |  AP50  |" in evaluated.stdout
+    assert json.loads(results.read_text()) == at_the_end
+
+
+def test_two_processes_train_on_the_cpu(shapes_root, tmp_path):
+    """Through Detectron2's launcher, with gloo."""
+    run_tool(
+        *("--config-file", PICO, "--device", "cpu", "--num-gpus", "2", "--dist-url", "auto"),
+        *(f"train.output_dir={tmp_path}", "train.max_iter=2", "train.log_period=1"),
+        *("dataloader.train.total_batch_size=2", "train.sheet_images=0"),
+        datasets=shapes_root.parent,
+    )
+    assert len([line for line in metrics(tmp_path) if "total_loss" in line]) == 2
+    assert (tmp_path / "log.txt.rank1").exists()
+    # Every picture of the validation set is evaluated once.
+    predictions = torch.load(
+        tmp_path / "evaluation" / "instances_predictions.pth", weights_only=False
+    )
+    assert sorted(prediction["image_id"] for prediction in predictions) == list(range(1, 201))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config-file", "configs/COCO/mask_rcnn_mvitv2_t.py"],
+            r"error: data set 'coco_2017_train' is not here: there is no '{datasets}/coco/"
+            r"annotations/instances_train2017.json'; set the environment variable "
+            r"DETECTRON2_DATASETS",
+        ),
+        (["--config-file", "nowhere.py"], "error: there is no config file 'nowhere.py'"),
+        (
+            ["--config-file", PICO, "--eval-only"],
+            "error: there are no weights to evaluate: name a file with train.init_checkpoint=…",
+        ),
+    ],
+)
+def test_mistakes_get_one_sentence_and_no_traceback(arguments, message, tmp_path):
+    options = ["--device", "cpu"]
+    if "nowhere.py" not in arguments:
+        options.append(f"train.output_dir={tmp_path}/output")
+    process = run_tool(*arguments, *options, datasets=tmp_path, check=False)
+    assert process.returncode == 1
+    assert message.format(datasets=tmp_path) in process.stdout.splitlines()[-1]
+    assert "Traceback" not in process.stdout

@@ -1,0 +1,78 @@
+#!/usr/bin/env python
+"""Counts parameters and multiply-adds of the models that config files describe.
+
+    tools/analyze_model.py configs/COCO/*.py --size 800 1280
+
+The whole detector runs on one random picture, with random weights. So that heads count what they
+cost at most, all 1000 proposals and 100 detections are kept.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import instantiate
+from tabulate import tabulate
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mvit_det.engine import load_config
+
+PARTS = {"backbone": "backbone", "proposals": "proposal_generator", "heads": "roi_heads"}
+
+
+def count_parameters(model: nn.Module) -> float:
+    """Parameters in millions."""
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+
+
+def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> dict[str, float]:
+    """Multiply-adds of a forward pass in billions, by part of the detector and in all.
+
+    Args:
+        model: a detector in evaluation mode.
+        size: height and width of the picture in pixels.
+    """
+    picture = {"image": torch.rand(3, *size) * 255}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model([picture])
+    counts = counter.get_flop_counts()
+    root = type(model).__name__
+    # The counter takes a multiplication and an addition for two operations.
+    found = {part: sum(counts[f"{root}.{name}"].values()) for part, name in PARTS.items()}
+    return {part: count / 2e9 for part, count in {**found, "all": sum(found.values())}.items()}
+
+
+def analyze(path: str, size: tuple[int, int], overrides: Sequence[str]) -> list[str]:
+    """One row of the table."""
+    config = load_config(path, overrides)
+    # Random weights know no object; keep what they find all the same.
+    heads = config.model.roi_heads
+    for predictor in heads.get("box_predictors") or [heads.box_predictor]:
+        predictor.update(test_score_thresh=0.0, test_nms_thresh=1.0)
+    config.model.proposal_generator.nms_thresh = 1.0
+    torch.manual_seed(0)
+    model = instantiate(config.model).eval()
+    counts = count_multiply_adds(model, size)
+    name = path.rpartition("/")[2].removesuffix(".py")
+    return [name, f"{count_parameters(model):.1f}", *(f"{count:.0f}" for count in counts.values())]
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="LazyConfig files")
+    parser.add_argument(
+        "--size", nargs=2, type=int, default=(800, 1280), metavar=("HEIGHT", "WIDTH")
+    )
+    parser.add_argument("--opts", nargs="*", default=[], help="changes, key.of.field=value")
+    arguments = parser.parse_args()
+    rows = [analyze(path, tuple(arguments.size), arguments.opts) for path in arguments.configs]
+    header = ["config", "parameters (M)", *(f"{part} (G)" for part in (*PARTS, "all"))]
+    print(tabulate(rows, header, tablefmt="github"))
+
+
+if __name__ == "__main__":
+    main()
