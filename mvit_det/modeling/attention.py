@@ -3,12 +3,16 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from .decomposed_attention import decomposed_attention
 from .layers import NormLayer
+from .padding import Sizes, fill_padding, key_masks, pad_to, pooled_sizes
 from .plan import BlockPlan
-from .position import position_terms, relative_positions
+from .position import RelativePositions, position_terms
 from .window import window_partition, window_unpartition
+
+Grid = tuple[int, int]
 
 
 class MultiScaleAttention(nn.Module):
@@ -65,30 +69,23 @@ class MultiScaleAttention(nn.Module):
             size = plan.table_size // min(plan.query_stride, plan.key_stride)
             self.rel_pos_h = nn.Parameter(torch.zeros(2 * size - 1, head_dim))
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * size - 1, head_dim))
+            self.positions_h, self.positions_w = RelativePositions(), RelativePositions()
 
-    def _pool(self, x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-        """Pools each head, (N, H, W, heads · C) to (N, H / stride, W / stride, heads, C)."""
-        weight = conv.weight.repeat(self.num_heads, 1, 1, 1)
-        x = F.conv2d(
-            x.permute(0, 3, 1, 2), weight, None, conv.stride, conv.padding, groups=len(weight)
-        )
-        return norm(x.permute(0, 2, 3, 1).unflatten(-1, (self.num_heads, -1)))
+    def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
+        """Computes attention.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (N, H, W, dim) to (N, ceil(H / query stride), ceil(W / query stride), dim_out)."""
-        weights = self.qkv.weight.chunk(3)
-        biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
-        # Three products write three contiguous tensors, which one product and a split would not.
-        query, key, value = (F.linear(x, *wb) for wb in zip(weights, biases, strict=True))
-        query = self._pool(query, self.pool_q, self.norm_q)
-        key = self._pool(key, self.pool_k, self.norm_k)
-        value = self._pool(value, self.pool_v, self.norm_v)
+        Args:
+            x: tokens, (N, H, W, dim).
+            sizes: sizes in tokens of the pictures in the batch, whose padding then has no effect
+                on them; None attends to padding as to anything else.
 
-        query_grid = query.shape[1], query.shape[2]
-        key_grid = key.shape[1], key.shape[2]
+        Returns:
+            (N, ceil(H / query stride), ceil(W / query stride), dim_out).
+        """
+        query, key, value = self._pooled(x, sizes)
+        query_grid, key_grid = (query.shape[1], query.shape[2]), (key.shape[1], key.shape[2])
         if self.window_size:
-            side = self.window_size // self.query_stride
-            key_side = self.window_size // self.key_stride
+            side, key_side = (self.window_size // s for s in (self.query_stride, self.key_stride))
             query_window, key_window = (side, side), (key_side, key_side)
         else:
             query_window, key_window = query_grid, key_grid
@@ -97,20 +94,72 @@ class MultiScaleAttention(nn.Module):
         keys = window_partition(key, key_window)
         values = window_partition(value, key_window)
 
-        height, width = self._positions(queries, query_window, key_window)
+        height, width = self._positions(queries, query_window, key_window, sizes)
+        if sizes is not None:
+            key_sizes = pooled_sizes(sizes, self.key_stride)
+            row_mask, column_mask = key_masks(key_sizes, key_grid, key_window, like=height)
+            height, width = height + row_mask, width + column_mask
         out = decomposed_attention(queries, keys, values, height, width, self.scale)
         out = window_unpartition(out, query_window, query_grid)
         if self.residual_pooling:
-            out = out + query
+            out += query
         return self.proj(out.flatten(3))
 
+    def train(self, mode: bool = True) -> Self:
+        """Switches between training and inference, and forgets position tables of before."""
+        if self.use_rel_pos:
+            self.positions_h.forget()
+            self.positions_w.forget()
+        return super().train(mode)
+
+    def _pooled(self, x: Tensor, sizes: Sizes | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of each head, pooled: (N, H / stride, W / stride, heads, C)."""
+        weights = self.qkv.weight.chunk(3)
+        biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
+        # Three products write three contiguous tensors, which one product and a split would not.
+        query, key, value = (F.linear(x, *wb) for wb in zip(weights, biases, strict=True))
+        if sizes is not None:
+            # At the edge of a picture, pooling shall see zeros, as at the edge of the batch.
+            for projected in (query, key, value):
+                fill_padding(projected, sizes)
+        return (
+            self._pool(query, self.pool_q, self.norm_q),
+            self._pool(key, self.pool_k, self.norm_k),
+            self._pool(value, self.pool_v, self.norm_v),
+        )
+
+    def _pool(self, x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+        weight = conv.weight.repeat(self.num_heads, 1, 1, 1)
+        x = F.conv2d(
+            x.permute(0, 3, 1, 2), weight, None, conv.stride, conv.padding, groups=len(weight)
+        )
+        return norm(x.permute(0, 2, 3, 1).unflatten(-1, (self.num_heads, -1)))
+
     def _positions(
-        self, queries: Tensor, query_window: tuple[int, int], key_window: tuple[int, int]
+        self, queries: Tensor, query_window: Grid, key_window: Grid, sizes: Sizes | None
     ) -> tuple[Tensor, Tensor]:
         """The position terms of a window's rows and columns, zeros without relative positions."""
         if not self.use_rel_pos:
             height, width = (queries.new_zeros(*queries.shape[:3], side) for side in key_window)
             return height, width
-        rows = relative_positions(self.rel_pos_h, query_window[0], key_window[0])
-        columns = relative_positions(self.rel_pos_w, query_window[1], key_window[1])
-        return position_terms(queries.unflatten(2, query_window), rows, columns)
+        queries = queries.unflatten(2, query_window)
+        if sizes is None or self.window_size:
+            return position_terms(queries, *self._tables(query_window, key_window))
+        # Global attention interpolates its tables to the size of each picture, not of the batch.
+        query_sizes = pooled_sizes(sizes, self.query_stride)
+        key_sizes = pooled_sizes(sizes, self.key_stride)
+        terms = []
+        for query, query_size, key_size in zip(queries, query_sizes, key_sizes, strict=True):
+            rows, columns = self._tables(query_size, key_size)
+            rows = pad_to(rows, (query_window[0], key_window[0]))
+            columns = pad_to(columns, (query_window[1], key_window[1]))
+            terms.append(position_terms(query[None], rows, columns))
+        heights, widths = zip(*terms, strict=True)
+        return torch.cat(heights), torch.cat(widths)
+
+    def _tables(self, query_size: Grid, key_size: Grid) -> tuple[Tensor, Tensor]:
+        """R^h and R^w for windows of these sizes."""
+        return (
+            self.positions_h(self.rel_pos_h, query_size[0], key_size[0]),
+            self.positions_w(self.rel_pos_w, query_size[1], key_size[1]),
+        )

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from .operators import in_autocast_dtype, own_operators_run
+
 # Logits of one block, 4 MB in fp32: large enough for the matrix products, small enough for the
 # cache. Between a quarter and the double of it speed changes by less than a tenth.
 BLOCK_LOGITS = 2**20
@@ -39,14 +41,10 @@ def decomposed_attention(
     Returns:
         (B, heads, queries, C).
     """
-    device = query.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        query, key, value, height, width = (x.to(dtype) for x in (query, key, value, height, width))
-    # Exporters know PyTorch's own operators only.
-    if device == "cpu" and not torch.compiler.is_exporting() and not torch.jit.is_tracing():
-        flat = (x.flatten(0, 1) for x in (query, key, value, height, width))
-        return blocked_attention(*flat, scale).view_as(query)
+    query, key, value, height, width = in_autocast_dtype(query, key, value, height, width)
+    if query.device.type == "cpu" and own_operators_run():
+        merged = (x.flatten(0, 1) for x in (query, key, value, height, width))
+        return blocked_attention(*merged, scale).view_as(query)
     return augmented_attention(query, key, value, height, width, scale)
 
 

@@ -2,11 +2,20 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .blocked_mlp import blocked_mlp
+from .operators import in_autocast_dtype, own_operators_run
+from .padding import Sizes, fill_padding, pooled_sizes
+
 # Makes a normalisation of the last axis from its width.
 NormLayer = Callable[[int], nn.Module]
+
+# Hidden values of an MLP that a CPU computes at once; from there on, going through the tokens block
+# by block is faster, although the backward pass then computes the first layer again.
+LARGEST_HIDDEN = 2**22
 
 
 class PatchEmbed(nn.Module):
@@ -35,15 +44,27 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        hidden_values = x.shape[:-1].numel() * self.fc1.out_features
+        if x.device.type == "cpu" and hidden_values > LARGEST_HIDDEN and own_operators_run():
+            layers = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
+            return blocked_mlp(*in_autocast_dtype(x.flatten(0, -2), *layers)).view_as(x)
         return self.fc2(F.gelu(self.fc1(x)))
 
 
 class SkipPool(nn.Module):
-    """Max-pooling of the skip path where a stage begins, (N, H, W, C) to half the grid."""
+    """Max-pooling of the skip path where a stage begins."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
+        self.stride = stride
         self.pool = nn.MaxPool2d(stride + 1, stride, padding=(stride + 1) // 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
+        """Maps (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), C).
+
+        With sizes of the pictures in the batch, their padding never is the maximum.
+        """
+        if sizes is not None:
+            x = fill_padding(x.clone(), sizes, torch.finfo(x.dtype).min)
+        x = self.pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x if sizes is None else fill_padding(x, pooled_sizes(sizes, self.stride))

@@ -11,6 +11,7 @@ from torchvision.ops import StochasticDepth
 
 from .attention import MultiScaleAttention
 from .layers import Mlp, NormLayer, PatchEmbed, SkipPool
+from .padding import Sizes, fill_padding, pad_to, picture_sizes, pooled_sizes
 from .plan import BlockPlan, plan_blocks
 from .position import resize_absolute_positions
 
@@ -30,17 +31,24 @@ class MultiScaleBlock(nn.Module):
         widens, pools = plan.dim != plan.dim_out, plan.query_stride > 1
         self.proj = nn.Linear(plan.dim, plan.dim_out) if widens else nn.Identity()
         self.pool_skip = SkipPool(plan.query_stride) if pools else nn.Identity()
-        self.widens = widens
+        self.widens, self.pools = widens, pools
         self.norm2 = norm_layer(plan.dim_out)
         self.mlp = Mlp(plan.dim_out, int(plan.dim_out * mlp_ratio))
         self.drop_path = StochasticDepth(plan.drop_path, mode="row")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (N, H, W, dim) to (N, ceil(H / query stride), ceil(W / query stride), dim_out)."""
+    def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
+        """Maps (N, H, W, dim) to (N, ceil(H / query stride), ceil(W / query stride), dim_out).
+
+        Args:
+            x: tokens.
+            sizes: as in `MultiScaleAttention.forward`.
+        """
         normed = self.norm1(x)
         # A skip path that changes its width starts behind the norm (as in the original).
-        skip = self.pool_skip(self.proj(normed) if self.widens else x)
-        x = skip + self.drop_path(self.attn(normed))
+        skip = self.proj(normed) if self.widens else x
+        if self.pools:
+            skip = self.pool_skip(skip, sizes)
+        x = skip + self.drop_path(self.attn(normed, sizes))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -76,7 +84,8 @@ class MViTv2(nn.Module):
         use_abs_pos: bool = False,
         use_rel_pos: bool = True,
         rel_pos_std: float = 0.0,
-        use_checkpoint: bool = False,
+        use_checkpoint: bool | Sequence[str] = False,
+        mask_padding: bool = False,
         pretrain_img_size: int = 224,
         pretrain_class_token: bool = True,
         out_features: Sequence[str] = ("scale2", "scale3", "scale4", "scale5"),
@@ -100,8 +109,11 @@ class MViTv2(nn.Module):
             use_abs_pos: adds absolute position embeddings to the tokens.
             use_rel_pos: adds decomposed relative positions to the logits of attention.
             rel_pos_std: standard deviation of the tables' initial values; 0 starts from zeros.
-            use_checkpoint: computes blocks again in the backward pass instead of keeping their
-                activations: less memory for more time.
+            use_checkpoint: True or names of stages, whose blocks are computed again in the backward
+                pass instead of keeping their activations: less memory for more time.
+            mask_padding: keeps the padding of windows and of the batch out of attention and
+                pooling, so that a picture's features do not depend on what else is in the batch.
+                The published weights were trained without.
             pretrain_img_size: side in pixels of the images of pre-training. It sizes the tables
                 of positions, which are interpolated for other images.
             pretrain_class_token: whether absolute positions hold one for a class token; it is
@@ -138,9 +150,19 @@ class MViTv2(nn.Module):
                 f"out_features must name some of {', '.join(stages)}, not {tuple(out_features)}"
             )
 
+        checkpointed = stages if use_checkpoint is True else use_checkpoint or ()
+        unknown = [name for name in checkpointed if name not in stages]
+        if unknown:
+            raise ValueError(
+                f"use_checkpoint must be True, False or names of {', '.join(stages)}, "
+                f"not {use_checkpoint}"
+            )
+
         self.in_chans = in_chans
         self.patch_kernel = patch_kernel
-        self.use_checkpoint = use_checkpoint
+        self.patch_stride = patch_stride
+        self.checkpointed = tuple(checkpointed)
+        self.mask_padding = mask_padding
         self.pretrain_class_token = pretrain_class_token
         self.out_features = tuple(out_features)
         strides = {name: patch_stride * 2**index for index, name in enumerate(stages)}
@@ -187,35 +209,58 @@ class MViTv2(nn.Module):
                 if "rel_pos" in name:
                     nn.init.trunc_normal_(parameter, std=rel_pos_std)
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, image_sizes: Sizes | None = None) -> dict[str, Tensor]:
         """Computes feature maps.
 
         Args:
             images: normalised images, (N, in_chans, H, W), of any size from the patch up.
+            image_sizes: with `mask_padding`, height and width of each image before it was filled
+                up at the bottom and right; by default what is zero there is taken for padding.
 
         Returns:
-            For each name in `out_features` (N, channels, ceil(H / stride), ceil(W / stride)).
+            For each name in `out_features` (N, channels, ceil(H / stride), ceil(W / stride)). With
+            `mask_padding` they are 0 beyond each image.
 
         Raises:
-            ValueError: the images have another rank or channel count, or are too small.
+            ValueError: the images have another rank or channel count, or are too small, or
+                `image_sizes` is given without `mask_padding`.
         """
-        self._check(images)
+        self._check(images, image_sizes)
+        sizes = None
+        if self.mask_padding:
+            sizes = pooled_sizes(image_sizes or picture_sizes(images), self.patch_stride)
         x = self.patch_embed(images)
         if self.pos_embed is not None:
-            grid = (x.shape[1], x.shape[2])
-            x = x + resize_absolute_positions(self.pos_embed, grid, self.pretrain_class_token)
+            x = x + self._absolute_positions(x, sizes)
         outputs = {}
         for plan, block in zip(self.plan, self.blocks, strict=True):
-            if self.use_checkpoint and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
+            if plan.scale in self.checkpointed and torch.is_grad_enabled():
+                x = checkpoint(block, x, sizes, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, sizes)
+            if sizes is not None:
+                sizes = pooled_sizes(sizes, plan.query_stride)
             if plan.is_last and plan.scale in self.out_features:
-                norm = self.get_submodule(f"{plan.scale}_norm")
-                outputs[plan.scale] = norm(x).permute(0, 3, 1, 2)
+                features = self.get_submodule(f"{plan.scale}_norm")(x)
+                if sizes is not None:
+                    fill_padding(features, sizes)
+                outputs[plan.scale] = features.permute(0, 3, 1, 2)
         return outputs
 
-    def _check(self, images: Tensor) -> None:
+    def _absolute_positions(self, x: Tensor, sizes: Sizes | None) -> Tensor:
+        """Absolute positions on the grid of x; those of each picture on its own, with sizes."""
+        grid = (x.shape[1], x.shape[2])
+        if sizes is None:
+            return resize_absolute_positions(self.pos_embed, grid, self.pretrain_class_token)
+        pictures = [
+            resize_absolute_positions(self.pos_embed, size, self.pretrain_class_token)[0]
+            for size in sizes
+        ]
+        return torch.stack([pad_to(picture, grid) for picture in pictures])
+
+    def _check(self, images: Tensor, image_sizes: Sizes | None) -> None:
+        if image_sizes is not None and not self.mask_padding:
+            raise ValueError("image_sizes are of use with mask_padding=True only")
         if images.ndim != 4 or images.shape[1] != self.in_chans:
             raise ValueError(
                 f"images must have shape (N, {self.in_chans}, H, W), not {tuple(images.shape)}"

@@ -1,10 +1,13 @@
 """Position embeddings: tables resized to the grid at hand, and the terms they add to logits."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .operators import own_operators_run
 
 
 def relative_coordinates(query_size: int, key_size: int, device: torch.device) -> Tensor:
@@ -36,10 +39,90 @@ def relative_positions(table: Tensor, query_size: int, key_size: int) -> Tensor:
     Returns:
         (query_size, key_size, C).
     """
+    if torch.compiler.is_compiling() and own_operators_run():
+        return _positions_operator(table, query_size, key_size)
+    return _relative_positions(table, query_size, key_size)
+
+
+def _relative_positions(table: Tensor, query_size: int, key_size: int) -> Tensor:
     distances = 2 * max(query_size, key_size) - 1
     if table.shape[0] != distances:
         table = F.interpolate(table.t()[None], size=distances, mode="linear")[0].t()
     return table[relative_coordinates(query_size, key_size, table.device)]
+
+
+# An operator of its own for the same reason as those of windows, see `window.py`.
+@torch.library.custom_op("mvit_det::relative_positions", mutates_args=())
+def _positions_operator(table: Tensor, query_size: int, key_size: int) -> Tensor:
+    return _relative_positions(table, query_size, key_size)
+
+
+@_positions_operator.register_fake
+def _(table: Tensor, query_size: int, key_size: int) -> Tensor:
+    return table.new_empty(query_size, key_size, table.shape[1])
+
+
+@torch.library.custom_op("mvit_det::relative_positions_backward", mutates_args=())
+def _positions_backward(grad: Tensor, rows: int) -> Tensor:
+    query_size, key_size, channels = grad.shape
+    distances = 2 * max(query_size, key_size) - 1
+    coordinates = relative_coordinates(query_size, key_size, grad.device).flatten()
+    resized = grad.new_zeros(distances, channels)
+    resized.index_add_(0, coordinates, grad.flatten(0, 1))
+    if rows == distances:
+        return resized
+    table = torch.ops.aten.upsample_linear1d_backward(
+        resized.t()[None], [distances], [1, channels, rows], False
+    )
+    return table[0].t().contiguous()
+
+
+@_positions_backward.register_fake
+def _(grad: Tensor, rows: int) -> Tensor:
+    return grad.new_empty(rows, grad.shape[-1])
+
+
+def _save_rows(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.rows = inputs[0].shape[0]
+
+
+_positions_operator.register_autograd(
+    lambda ctx, grad: (_positions_backward(grad, ctx.rows), None, None),
+    setup_context=_save_rows,
+)
+
+
+class RelativePositions:
+    """`relative_positions` for one table, which keeps its last result while that stays right.
+
+    For inference only: where gradients are to reach the table, it is interpolated each time. The
+    result is dropped when the table is changed, except through `table.data`, which PyTorch does
+    not count as a change; `forget` drops it in any case.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops what is kept."""
+        self._key: tuple[Any, ...] | None = None
+        self._kept: tuple[Tensor, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies start without a result."""
+        return {"_key": None, "_kept": ()}
+
+    def __call__(self, table: Tensor, query_size: int, key_size: int) -> Tensor:
+        """As `relative_positions`."""
+        has_gradient = table.requires_grad and torch.is_grad_enabled()
+        if has_gradient or torch.compiler.is_compiling() or not own_operators_run():
+            return relative_positions(table, query_size, key_size)
+        key = (table.data_ptr(), table._version, table.dtype, query_size, key_size)
+        if key != self._key:
+            # Holding on to the table keeps its address from being used again.
+            self._kept = relative_positions(table, query_size, key_size), table.detach()
+            self._key = key
+        return self._kept[0]
 
 
 def position_terms(query: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

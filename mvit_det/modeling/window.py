@@ -1,13 +1,29 @@
 """Windows of attention: cutting a grid of tokens into windows and putting it back together.
 
 Global attention is one window as large as the grid, so everything below handles both alike.
+
+Cutting and putting together are each other's gradient. They are also operators of their own, for
+`torch.compile` with dynamic sizes: seen through, their arithmetic on symbolic sizes multiplies from
+block to block until the compiler does not come back.
 """
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .operators import own_operators_run
 
-def window_partition(x: Tensor, size: tuple[int, int]) -> Tensor:
+Grid = tuple[int, int]
+
+
+def windows_to_cover(grid: Grid, size: Grid) -> Grid:
+    """How many windows down and across it takes to cover a grid."""
+    return (grid[0] + size[0] - 1) // size[0], (grid[1] + size[1] - 1) // size[1]
+
+
+def window_partition(x: Tensor, size: Grid) -> Tensor:
     """Cuts a grid into windows that do not overlap, filled up with zeros at the bottom and right.
 
     Args:
@@ -17,19 +33,12 @@ def window_partition(x: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (N * windows, heads, size[0] * size[1], C), the windows of one image row by row.
     """
-    batch, height, width, heads, channels = x.shape
-    rows, columns = size
-    pad_bottom, pad_right = -height % rows, -width % columns
-    if pad_bottom or pad_right:
-        x = F.pad(x, (0, 0, 0, 0, 0, pad_right, 0, pad_bottom))
-    # (N, windows down, rows, windows across, columns, heads, C)
-    x = x.view(batch, (height + pad_bottom) // rows, rows, -1, columns, heads, channels)
-    # -> (N, windows down, windows across, heads, rows, columns, C)
-    x = x.permute(0, 1, 3, 5, 2, 4, 6)
-    return x.reshape(-1, heads, rows * columns, channels)
+    if torch.compiler.is_compiling() and own_operators_run():
+        return _partition_operator(x, *size)
+    return _partition(x, size)
 
 
-def window_unpartition(windows: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+def window_unpartition(windows: Tensor, size: Grid, grid: Grid) -> Tensor:
     """Undoes `window_partition` and cuts off what it had filled up.
 
     Args:
@@ -38,14 +47,83 @@ def window_unpartition(windows: Tensor, size: tuple[int, int], grid: tuple[int, 
         grid: height and width of the grid of tokens that was partitioned.
 
     Returns:
-        A view or copy of shape (N, H, W, heads, C), not necessarily contiguous.
+        (N, H, W, heads, C), not necessarily contiguous.
     """
+    if torch.compiler.is_compiling() and own_operators_run():
+        return _unpartition_operator(windows, *size, *grid)
+    return _unpartition(windows, size, grid)
+
+
+def _partition(x: Tensor, size: Grid) -> Tensor:
+    batch, height, width, heads, channels = x.shape
+    rows, columns = size
+    down, across = windows_to_cover((height, width), size)
+    if (down * rows, across * columns) != (height, width):
+        x = F.pad(x, (0, 0, 0, 0, 0, across * columns - width, 0, down * rows - height))
+    # (N, windows down, rows, windows across, columns, heads, C)
+    x = x.view(batch, down, rows, across, columns, heads, channels)
+    # -> (N, windows down, windows across, heads, rows, columns, C)
+    x = x.permute(0, 1, 3, 5, 2, 4, 6)
+    return x.reshape(-1, heads, rows * columns, channels)
+
+
+def _unpartition(windows: Tensor, size: Grid, grid: Grid) -> Tensor:
     heads, channels = windows.shape[1], windows.shape[-1]
     rows, columns = size
     height, width = grid
-    down, across = -(-height // rows), -(-width // columns)
+    down, across = windows_to_cover(grid, size)
     x = windows.view(-1, down, across, heads, rows, columns, channels)
     # -> (N, windows down, rows, windows across, columns, heads, C)
     x = x.permute(0, 1, 4, 2, 5, 3, 6)
     x = x.reshape(-1, down * rows, across * columns, heads, channels)
     return x[:, :height, :width]
+
+
+def _copy(x: Tensor) -> Tensor:
+    """Contiguous, and memory of its own, as the output of an operator has to be."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("mvit_det::window_partition", mutates_args=())
+def _partition_operator(x: Tensor, rows: int, columns: int) -> Tensor:
+    return _copy(_partition(x, (rows, columns)))
+
+
+@_partition_operator.register_fake
+def _(x: Tensor, rows: int, columns: int) -> Tensor:
+    batch, height, width, heads, channels = x.shape
+    down, across = windows_to_cover((height, width), (rows, columns))
+    return x.new_empty(batch * down * across, heads, rows * columns, channels)
+
+
+@torch.library.custom_op("mvit_det::window_unpartition", mutates_args=())
+def _unpartition_operator(
+    windows: Tensor, rows: int, columns: int, height: int, width: int
+) -> Tensor:
+    return _copy(_unpartition(windows, (rows, columns), (height, width)))
+
+
+@_unpartition_operator.register_fake
+def _(windows: Tensor, rows: int, columns: int, height: int, width: int) -> Tensor:
+    count, heads, _, channels = windows.shape
+    down, across = windows_to_cover((height, width), (rows, columns))
+    return windows.new_empty(count // (down * across), height, width, heads, channels)
+
+
+def _save_partition(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, *ctx.size = inputs
+    ctx.grid = x.shape[1:3]
+
+
+def _save_unpartition(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.size = inputs[1:3]
+
+
+_partition_operator.register_autograd(
+    lambda ctx, grad: (_unpartition_operator(grad.contiguous(), *ctx.size, *ctx.grid), None, None),
+    setup_context=_save_partition,
+)
+_unpartition_operator.register_autograd(
+    lambda ctx, grad: (_partition_operator(grad.contiguous(), *ctx.size), *(None,) * 4),
+    setup_context=_save_unpartition,
+)

@@ -217,7 +217,9 @@ def test_only_its_own_data_sets_are_overwritten(tmp_path):
 def test_an_interrupted_run_leaves_nothing_half_made(tmp_path, stop_signal):
     output = tmp_path / "set"
     process = python(
-        "import sys; from mvit_det.data.shapes import generate_shapes;"
+        # A shell makes what it runs in the background deaf to Ctrl-C; this one shall listen.
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from mvit_det.data.shapes import generate_shapes;"
         "generate_shapes(sys.argv[1], 100_000, 64, 0)",
         output,
     )

@@ -27,12 +27,12 @@ SMALL = [
 ]
 
 
-def run_tool(*arguments, datasets, check=True):
+def run_tool(*arguments, datasets, check=True, **environment):
     """Runs the tool with data sets from a folder, and returns the finished process."""
     process = subprocess.run(
         [sys.executable, "tools/lazyconfig_train_net.py", *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "DETECTRON2_DATASETS": str(datasets)},
+        env={**os.environ, "DETECTRON2_DATASETS": str(datasets), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -99,6 +99,8 @@ def test_two_processes_train_on_the_cpu(shapes_root, tmp_path):
         *(f"train.output_dir={tmp_path}", "train.max_iter=2", "train.log_period=1"),
         *("dataloader.train.total_batch_size=2", "train.sheet_images=0"),
         datasets=shapes_root.parent,
+        # Two processes with two threads each would wait for one another on two cores.
+        OMP_NUM_THREADS="1",
     )
     assert len([line for line in metrics(tmp_path) if "total_loss" in line]) == 2
     assert (tmp_path / "log.txt.rank1").exists()

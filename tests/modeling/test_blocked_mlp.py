@@ -1,0 +1,54 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mvit_det.modeling import blocked_mlp as module
+from mvit_det.modeling import layers
+from mvit_det.modeling.blocked_mlp import blocked_mlp
+from mvit_det.modeling.layers import Mlp
+
+
+def make_inputs():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(23, 6), (24, 6), (24,), (5, 24), (5,)]
+    return [
+        torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_()
+        for shape in shapes
+    ]
+
+
+def plain_mlp(x, weight1, bias1, weight2, bias2):
+    return F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2, bias2)
+
+
+@pytest.mark.parametrize("block_hidden", [2**20, 24 * 7, 1])
+def test_output_and_gradients_equal_the_definition(block_hidden, monkeypatch):
+    """With everything in one block, several blocks with a rest, and a block per token."""
+    monkeypatch.setattr(module, "BLOCK_HIDDEN", block_hidden)
+    inputs = make_inputs()
+    expected, actual = plain_mlp(*inputs), blocked_mlp(*inputs)
+    torch.testing.assert_close(actual, expected)
+    grad = torch.randn_like(expected)
+    expected_grads = torch.autograd.grad(expected, inputs, grad)
+    for actual_grad, expected_grad in zip(
+        torch.autograd.grad(actual, inputs, grad), expected_grads
+    ):
+        torch.testing.assert_close(actual_grad, expected_grad)
+
+
+def test_is_a_well_behaved_operator():
+    torch.library.opcheck(blocked_mlp, tuple(make_inputs()))
+
+
+def test_large_grids_take_it_and_small_ones_do_not(monkeypatch):
+    torch.manual_seed(0)
+    mlp, x = Mlp(4, 16), torch.randn(2, 3, 5, 4)
+    calls = []
+    monkeypatch.setattr(layers, "blocked_mlp", lambda *args: calls.append(1) or blocked_mlp(*args))
+    expected = mlp(x)
+    assert calls == []
+    monkeypatch.setattr(layers, "LARGEST_HIDDEN", 2 * 3 * 5 * 16 - 1)
+    torch.testing.assert_close(mlp(x), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert mlp(x).dtype == torch.bfloat16
+    assert calls == [1, 1]

@@ -1,0 +1,213 @@
+"""The same features on every way through the model: compiled, in lower precision, exported."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mvit_det.modeling import MViTv2, decomposed_attention
+from mvit_det.modeling import layers as layers_module
+
+PICO = dict(depths=(1, 2, 2, 1), embed_dim=16, num_heads=1, rel_pos_std=0.2)
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """A small model that uses every operator of a large one."""
+    monkeypatch.setattr(layers_module, "LARGEST_HIDDEN", 2**12)
+    torch.manual_seed(0)
+    return MViTv2(**PICO).eval()
+
+
+def assert_features_equal(actual, expected, tolerance):
+    assert tuple(actual) == tuple(expected)
+    for name, features in expected.items():
+        assert (actual[name] - features).norm() <= tolerance * features.norm(), name
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_whole_gives_the_same_features_and_gradients(model, dynamic):
+    """Traced to one graph with static and dynamic sizes, and run as PyTorch's own operators."""
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for size in ((64, 96), (96, 130)):
+        images = torch.randn(2, 3, *size)
+        expected = model(images)
+        features = compiled(images)
+        assert_features_equal(features, expected, 1e-5)
+        weights = {name: torch.randn_like(output) for name, output in expected.items()}
+        actual_grads, expected_grads = (
+            torch.autograd.grad(
+                sum((outputs[name] * weights[name]).sum() for name in weights), model.parameters()
+            )
+            for outputs in (features, expected)
+        )
+        for (name, _), actual, wanted in zip(
+            model.named_parameters(), actual_grads, expected_grads
+        ):
+            if not name.endswith("norm_k.bias"):
+                assert (actual - wanted).norm() <= 1e-5 * wanted.norm(), name
+
+
+def test_compiled_to_machine_code_gives_the_same_features(model):
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:
+        pytest.skip(f"needs a C++ compiler: {error}")
+    torch._dynamo.reset()
+    small = MViTv2(**{**PICO, "depths": (1, 1)}, out_features=("scale2", "scale3")).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        features = torch.compile(small, fullgraph=True)(images)
+        assert_features_equal(features, small(images), 1e-5)
+
+
+def test_compiled_with_masked_padding(model):
+    torch._dynamo.reset()
+    masked = MViTv2(**PICO, mask_padding=True).eval()
+    masked.load_state_dict(model.state_dict())
+    images, sizes = torch.randn(2, 3, 64, 96), [(64, 80), (50, 96)]
+    with torch.no_grad():
+        compiled = torch.compile(masked, fullgraph=True, backend="aot_eager")
+        assert_features_equal(compiled(images, sizes), masked(images, sizes), 1e-5)
+
+
+@pytest.mark.parametrize("mask_padding", [False, True])
+def test_bf16_on_the_cpu_is_close(model, mask_padding):
+    network = MViTv2(**PICO, mask_padding=mask_padding).eval()
+    network.load_state_dict(model.state_dict())
+    images = torch.randn(2, 3, 96, 130)
+    with torch.no_grad():
+        expected = network(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            features = network(images)
+    assert_features_equal(features, expected, 3e-2)
+
+
+def test_training_in_bf16_reaches_all_parameters(model):
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model.train()(torch.randn(1, 3, 64, 64))
+    sum(output.float().square().mean() for output in outputs.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.count_nonzero() > 0, name
+
+
+def test_large_activations_do_not_overflow_in_fp16():
+    """Products of query and key, and positions, that leave the range of fp16 if not scaled."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 1, 12, 96) for _ in range(3))
+    height, width = torch.randn(1, 1, 12, 3) * 1e4, torch.randn(1, 1, 12, 4) * 1e4
+    tensors = [query * 100, key * 100, value, height, width]
+    expected = decomposed_attention.augmented_attention(*tensors, 96**-0.5)
+    for attention in (
+        decomposed_attention.decomposed_attention,
+        decomposed_attention.augmented_attention,
+    ):
+        output = attention(*(tensor.half() for tensor in tensors), 96**-0.5)
+        assert output.isfinite().all()
+        assert (output.float() - expected).norm() <= 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("stages", [True, ("scale2", "scale4"), ()])
+def test_checkpointing_keeps_features_and_gradients(model, stages):
+    network = MViTv2(**PICO, use_checkpoint=stages)
+    network.load_state_dict(model.state_dict())
+    images = torch.randn(1, 3, 64, 96)
+    expected, actual = (
+        torch.autograd.grad(
+            sum(output.square().sum() for output in m(images).values()), m.parameters()
+        )
+        for m in (model.train(), network.train())
+    )
+    for actual_grad, expected_grad in zip(actual, expected):
+        assert torch.equal(actual_grad, expected_grad)
+
+
+def saved_bytes(network, images):
+    """What the forward pass keeps for the backward pass."""
+    sizes = {}
+
+    def pack(tensor):
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = network(images)
+    del outputs
+    return sum(sizes.values())
+
+
+def test_checkpointing_more_stages_keeps_less():
+    images = torch.randn(1, 3, 128, 128)
+    kept = [
+        saved_bytes(MViTv2(**PICO, use_checkpoint=stages), images)
+        for stages in (False, ("scale2",), ("scale2", "scale3"), True)
+    ]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[-1] < 0.5 * kept[0]
+
+
+def test_unknown_stage_to_checkpoint_is_refused():
+    with pytest.raises(ValueError, match=r"use_checkpoint must be True, False or names of scale2"):
+        MViTv2(**PICO, use_checkpoint=("res2",))
+
+
+def test_exported_program_gives_the_same_features(model):
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        program = torch.export.export(model, (images,))
+        assert_features_equal(program.module()(images), model(images), 1e-5)
+    targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not any("mvit_det" in target or "einsum" in target for target in targets)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.load_state_dict({k: v + 0.1 for k, v in m.state_dict().items()}),
+        lambda m: torch.optim.SGD(m.parameters(), lr=0.1).step(),
+        lambda m: m.half().float(),
+        lambda m: m.double(),
+        lambda m: m.train().eval(),
+        lambda m: m.blocks[0].attn.rel_pos_h.data.fill_(0.3) and m.train().eval(),
+    ],
+    ids=["load", "step", "half and back", "double", "mode", "data"],
+)
+def test_kept_position_tables_follow_the_weights(model, change):
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        model(images)
+        first = model(images)
+        assert_features_equal(model(images), first, 0)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    change(model)
+    with torch.no_grad():
+        images = images.to(model.patch_embed.proj.weight.dtype)
+        fresh = MViTv2(**PICO).to(images.dtype).eval()
+        fresh.load_state_dict(model.state_dict())
+        assert_features_equal(model(images), fresh(images), 0)
+
+
+def test_position_tables_are_made_once_per_size(model, monkeypatch):
+    from mvit_det.modeling import position
+
+    calls = []
+    plain = position.relative_positions
+    monkeypatch.setattr(
+        position, "relative_positions", lambda *args: calls.append(args) or plain(*args)
+    )
+    tables = 2 * sum(isinstance(m, nn.Conv2d) for m in model.blocks.modules()) // 3
+    with torch.no_grad():
+        model(torch.randn(1, 3, 64, 96))
+        assert len(calls) == tables
+        model(torch.randn(2, 3, 64, 96))
+        assert len(calls) == tables
+        copy.deepcopy(model)(torch.randn(1, 3, 64, 96))
+        assert len(calls) == 2 * tables
+    model(torch.randn(1, 3, 64, 96))
+    assert len(calls) == 3 * tables
