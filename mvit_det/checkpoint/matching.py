@@ -47,7 +47,11 @@ def match(
     Raises:
         CheckpointError: file and model are of different kinds, so that single keys tell nothing.
     """
-    matcher = _Matcher(weights, state, purpose, fresh_head, f"'{path}' ({weights.source})")
+    source = weights.source
+    if weights.root is not None:
+        # The one choice of plan that names of weights do not tell apart.
+        source += f", expand_attn={find_geometry(weights.tensors, weights.root).expand_attn}"
+    matcher = _Matcher(weights, state, purpose, fresh_head, f"'{path}' ({source})")
     matcher.check_kind(path)
     for name in weights.tensors:
         matcher.place(name)

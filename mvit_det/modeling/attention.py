@@ -40,10 +40,10 @@ class MultiScaleAttention(nn.Module):
         self.residual_pooling = residual_pooling
         self.use_rel_pos = use_rel_pos
 
-        head_dim = plan.dim_out // plan.num_heads
+        head_dim = plan.attention_dim // plan.num_heads
         self.scale = head_dim**-0.5
-        self.qkv = nn.Linear(plan.dim, 3 * plan.dim_out, bias=qkv_bias)
-        self.proj = nn.Linear(plan.dim_out, plan.dim_out)
+        self.qkv = nn.Linear(plan.dim, 3 * plan.attention_dim, bias=qkv_bias)
+        self.proj = nn.Linear(plan.attention_dim, plan.attention_dim)
 
         def pool(stride: int) -> nn.Conv2d:
             return nn.Conv2d(
@@ -75,7 +75,7 @@ class MultiScaleAttention(nn.Module):
         return norm(x.permute(0, 2, 3, 1).unflatten(-1, (self.num_heads, -1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (N, H, W, dim) to (N, ceil(H / query stride), ceil(W / query stride), dim_out)."""
+        """(N, H, W, dim) to (N, ceil(H / query stride), ceil(W / query stride), attention_dim)."""
         weights = self.qkv.weight.chunk(3)
         biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
         # Three products write three contiguous tensors, which one product and a split would not.

@@ -18,7 +18,8 @@ from .position import resize_absolute_positions
 class MultiScaleBlock(nn.Module):
     """Pooling attention and an MLP, each with a skip path and a norm in front.
 
-    Where a stage begins, the skip path of attention is widened and pooled along with the query.
+    Where a stage begins, the skip path of attention is pooled along with the query. The skip path
+    beside what widens, attention or MLP, is widened along with it.
     """
 
     def __init__(
@@ -30,18 +31,21 @@ class MultiScaleBlock(nn.Module):
         widens, pools = plan.dim != plan.dim_out, plan.query_stride > 1
         self.proj = nn.Linear(plan.dim, plan.dim_out) if widens else nn.Identity()
         self.pool_skip = SkipPool(plan.query_stride) if pools else nn.Identity()
-        self.widens = widens
-        self.norm2 = norm_layer(plan.dim_out)
-        self.mlp = Mlp(plan.dim_out, int(plan.dim_out * mlp_ratio))
+        self.widens_in_attention = plan.widens_in_attention
+        self.widens_in_mlp = plan.widens_in_mlp
+        self.norm2 = norm_layer(plan.attention_dim)
+        self.mlp = Mlp(plan.attention_dim, int(plan.attention_dim * mlp_ratio), plan.dim_out)
         self.drop_path = StochasticDepth(plan.drop_path, mode="row")
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, H, W, dim) to (N, ceil(H / query stride), ceil(W / query stride), dim_out)."""
         normed = self.norm1(x)
         # A skip path that changes its width starts behind the norm (as in the original).
-        skip = self.pool_skip(self.proj(normed) if self.widens else x)
-        x = skip + self.drop_path(self.attn(normed))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        skip = self.proj(normed) if self.widens_in_attention else x
+        x = self.pool_skip(skip) + self.drop_path(self.attn(normed))
+        normed = self.norm2(x)
+        skip = self.proj(normed) if self.widens_in_mlp else x
+        return skip + self.drop_path(self.mlp(normed))
 
 
 class MViTv2(nn.Module):
@@ -67,7 +71,8 @@ class MViTv2(nn.Module):
         patch_padding: int = 3,
         pool_kernel: int = 3,
         key_stride: int = 4,
-        window_size: int = 56,
+        window_size: int | None = 56,
+        expand_attn: bool = True,
         residual_pooling: bool = True,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
@@ -91,7 +96,11 @@ class MViTv2(nn.Module):
             patch_kernel, patch_stride, patch_padding: convolution that makes tokens of pixels.
             pool_kernel: odd size of the depthwise convolutions that pool query, key and value.
             key_stride: stride of key and value pooling in the first stage; it halves per stage.
-            window_size: side in tokens of the first stage's windows; it halves per stage.
+            window_size: side in tokens of the first stage's windows; it halves per stage. None is
+                the plan of pre-training: global attention in every block.
+            expand_attn: whether a stage widens in the attention of its first block, as in all
+                published weights but MViTv2-L's of ImageNet-1K, which widen in the MLP of the last
+                block before. Outputs but the last then have twice the channels.
             residual_pooling: adds the pooled query to the output of attention.
             mlp_ratio: hidden width of the MLPs over their outer width.
             qkv_bias: whether query, key and value have a bias.
@@ -125,6 +134,7 @@ class MViTv2(nn.Module):
             window_size=window_size,
             table_size=table_size,
             drop_path_rate=drop_path_rate,
+            expand_attn=expand_attn,
         )
         if pretrain_img_size % (patch_stride * 2 ** (len(depths) - 1)):
             raise ValueError(
