@@ -23,6 +23,16 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size, stride=stride, padding=padding)
 
     def forward(self, images: Tensor) -> Tensor:
+        in_chans, kernel_size = self.proj.in_channels, self.proj.kernel_size[0]
+        if images.ndim != 4 or images.shape[1] != in_chans:
+            raise ValueError(
+                f"images must have shape (N, {in_chans}, H, W), not {tuple(images.shape)}"
+            )
+        if min(images.shape[2:]) < kernel_size:
+            raise ValueError(
+                f"images must be at least {kernel_size} pixels high and wide, "
+                f"not {images.shape[2]} by {images.shape[3]}"
+            )
         return self.proj(images).permute(0, 2, 3, 1).contiguous()
 
 

@@ -1,6 +1,6 @@
-"""MViTv2 as a backbone for dense prediction, and its five sizes."""
+"""MViTv2 as a backbone for dense prediction."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -97,7 +97,7 @@ class MViTv2(nn.Module):
             pool_kernel: odd size of the depthwise convolutions that pool query, key and value.
             key_stride: stride of key and value pooling in the first stage; it halves per stage.
             window_size: side in tokens of the first stage's windows; it halves per stage. None is
-                the plan of pre-training: global attention in every block.
+                the plan of pre-training, with global attention in every block.
             expand_attn: whether a stage widens in the attention of its first block, as in all
                 published weights but MViTv2-L's of ImageNet-1K, which widen in the MLP of the last
                 block before. Outputs but the last then have twice the channels.
@@ -149,7 +149,6 @@ class MViTv2(nn.Module):
             )
 
         self.in_chans = in_chans
-        self.patch_kernel = patch_kernel
         self.use_checkpoint = use_checkpoint
         self.pretrain_class_token = pretrain_class_token
         self.out_features = tuple(out_features)
@@ -209,7 +208,6 @@ class MViTv2(nn.Module):
         Raises:
             ValueError: the images have another rank or channel count, or are too small.
         """
-        self._check(images)
         x = self.patch_embed(images)
         if self.pos_embed is not None:
             grid = (x.shape[1], x.shape[2])
@@ -224,31 +222,3 @@ class MViTv2(nn.Module):
                 norm = self.get_submodule(f"{plan.scale}_norm")
                 outputs[plan.scale] = norm(x).permute(0, 3, 1, 2)
         return outputs
-
-    def _check(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != self.in_chans:
-            raise ValueError(
-                f"images must have shape (N, {self.in_chans}, H, W), not {tuple(images.shape)}"
-            )
-        if min(images.shape[2:]) < self.patch_kernel:
-            raise ValueError(
-                f"images must be at least {self.patch_kernel} pixels high and wide, "
-                f"not {images.shape[2]} by {images.shape[3]}"
-            )
-
-
-def _size(name: str, **numbers: Any) -> Callable[..., MViTv2]:
-    def build(**overrides: Any) -> MViTv2:
-        return MViTv2(**{**numbers, **overrides})
-
-    build.__name__ = build.__qualname__ = f"mvitv2_{name.lower()}"
-    build.__doc__ = f"MViTv2-{name}, with any argument of `MViTv2` overridden."
-    return build
-
-
-# Drop path rates are those of detection training (MViTv2, appendix).
-mvitv2_t = _size("T", embed_dim=96, num_heads=1, depths=(1, 2, 5, 2), drop_path_rate=0.2)
-mvitv2_s = _size("S", embed_dim=96, num_heads=1, depths=(1, 2, 11, 2), drop_path_rate=0.2)
-mvitv2_b = _size("B", embed_dim=96, num_heads=1, depths=(2, 3, 16, 3), drop_path_rate=0.4)
-mvitv2_l = _size("L", embed_dim=144, num_heads=2, depths=(2, 6, 36, 4), drop_path_rate=0.5)
-mvitv2_h = _size("H", embed_dim=192, num_heads=3, depths=(4, 8, 60, 8), drop_path_rate=0.6)
