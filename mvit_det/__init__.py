@@ -7,7 +7,15 @@ registers the backbones and the generated data sets with it.
 import warnings
 from typing import Any
 
-from .modeling import MViTv2, mvitv2_b, mvitv2_h, mvitv2_l, mvitv2_s, mvitv2_t
+from .modeling import (
+    MViTv2,
+    MViTv2Classifier,
+    mvitv2_b,
+    mvitv2_h,
+    mvitv2_l,
+    mvitv2_s,
+    mvitv2_t,
+)
 
 try:
     with warnings.catch_warnings():
@@ -31,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MViTv2",
     "MViTv2Backbone",
+    "MViTv2Classifier",
     "add_mvitv2_config",
     "build_mvitv2_backbone",
     "build_mvitv2_fpn_backbone",

@@ -35,6 +35,7 @@ def add_mvitv2_config(cfg: CfgNode) -> None:
     cfg.MODEL.MVITV2.DROP_PATH_RATE = 0.2
     cfg.MODEL.MVITV2.KEY_STRIDE = 4
     cfg.MODEL.MVITV2.WINDOW_SIZE = 56
+    cfg.MODEL.MVITV2.EXPAND_ATTN = True
     cfg.MODEL.MVITV2.RESIDUAL_POOLING = True
     cfg.MODEL.MVITV2.USE_ABS_POS = False
     cfg.MODEL.MVITV2.USE_REL_POS = True

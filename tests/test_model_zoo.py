@@ -83,6 +83,19 @@ def test_trained_backbone(cache):
     assert torch.equal(model.blocks[3].proj.weight, source.blocks[3].proj.weight)
 
 
+def test_large_backbone_of_imagenet_1k():
+    """The one that widens in the MLP; only shapes, as its weights take a gigabyte."""
+    with torch.device("meta"):
+        model = model_zoo.get_model("mvitv2_l_in1k")
+    assert model.blocks[1].proj.weight.shape == (288, 144)
+    assert model.blocks[1].attn.qkv.weight.shape == (432, 144)
+    assert model.blocks[2].attn.qkv.weight.shape == (864, 288)
+    assert list(model.out_feature_channels.values()) == [288, 576, 1152, 1152]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    # Less than published by the classifier.
+    assert round((parameters + 1000 * 1153) / 1e6) == model_zoo.MODELS["mvitv2_l_in1k"].parameters
+
+
 def test_configs_of_an_installed_package(tmp_path, monkeypatch):
     """Where the package holds the configs, those are taken."""
     package = tmp_path / "mvit_det"

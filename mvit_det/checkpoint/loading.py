@@ -31,7 +31,7 @@ def load_weights(
     the backbone of a detector into an `MViTv2`.
 
     Args:
-        model: an `MViTv2`, a detector, or any other module whose names the file has.
+        model: an `MViTv2`, a classifier, a detector, or any other module whose names the file has.
         path: a file, or an `http(s)://` or `detectron2://` address, which is downloaded once.
         purpose: "evaluate" wants every key of the model filled. "train" wants the whole backbone:
             with a backbone's file, FPN and heads stay as they are, and with an ImageNet model's

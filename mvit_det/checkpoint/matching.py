@@ -47,7 +47,11 @@ def match(
     Raises:
         CheckpointError: file and model are of different kinds, so that single keys tell nothing.
     """
-    matcher = _Matcher(weights, state, purpose, fresh_head, f"'{path}' ({weights.source})")
+    source = weights.source
+    if weights.root is not None:
+        # The one choice of plan that names of weights do not tell apart.
+        source += f", expand_attn={find_geometry(weights.tensors, weights.root).expand_attn}"
+    matcher = _Matcher(weights, state, purpose, fresh_head, f"'{path}' ({source})")
     matcher.check_kind(path)
     for name in weights.tensors:
         matcher.place(name)
@@ -118,12 +122,29 @@ class _Matcher:
                 f"model widens in the {'attention' if model.expand_attn else 'MLP'}; build it with "
                 f"expand_attn={file.expand_attn}"
             )
+        if f"{self.root}head.weight" in self.state:
+            self._check_class_token(path)
         # A model may stop after some of the stages.
         if (file.embed_dim, file.depths[: len(model.depths)]) != (model.embed_dim, model.depths):
             raise CheckpointError(
                 f"'{path}' holds an MViTv2 with embed_dim {file.embed_dim} and depths "
                 f"{file.depths}, and the model has embed_dim {model.embed_dim} and depths "
                 f"{model.depths}; {_TAKE_CONFIG}"
+            )
+
+    def _check_class_token(self, path: str) -> None:
+        """Refuses a classifier that reads its classes off something else than the model does."""
+        root = self.weights.root
+        in_file = f"{root}cls_token" in self.weights.tensors
+        in_model = f"{self.root}cls_token" in self.state
+        # A classifier may be trained on without its class token, but not be evaluated so.
+        if in_file == in_model or (in_file and self.training):
+            return
+        if f"{root}head.weight" in self.weights.tensors:
+            raise CheckpointError(
+                f"'{path}' holds a classifier {'with' if in_file else 'without'} a class token, "
+                f"and the model has {'one' if in_model else 'none'}; build it with "
+                f"class_token={in_file}"
             )
 
     def place(self, name: str) -> None:

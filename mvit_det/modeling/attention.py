@@ -44,10 +44,10 @@ class MultiScaleAttention(nn.Module):
         self.residual_pooling = residual_pooling
         self.use_rel_pos = use_rel_pos
 
-        head_dim = plan.dim_out // plan.num_heads
+        head_dim = plan.attention_dim // plan.num_heads
         self.scale = head_dim**-0.5
-        self.qkv = nn.Linear(plan.dim, 3 * plan.dim_out, bias=qkv_bias)
-        self.proj = nn.Linear(plan.dim_out, plan.dim_out)
+        self.qkv = nn.Linear(plan.dim, 3 * plan.attention_dim, bias=qkv_bias)
+        self.proj = nn.Linear(plan.attention_dim, plan.attention_dim)
 
         def pool(stride: int) -> nn.Conv2d:
             return nn.Conv2d(
@@ -80,7 +80,7 @@ class MultiScaleAttention(nn.Module):
                 on them; None attends to padding as to anything else.
 
         Returns:
-            (N, ceil(H / query stride), ceil(W / query stride), dim_out).
+            (N, ceil(H / query stride), ceil(W / query stride), attention_dim).
         """
         query, key, value = self._pooled(x, sizes)
         query_grid, key_grid = (query.shape[1], query.shape[2]), (key.shape[1], key.shape[2])

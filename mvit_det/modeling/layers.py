@@ -32,22 +32,34 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size, stride=stride, padding=padding)
 
     def forward(self, images: Tensor) -> Tensor:
+        in_chans, kernel_size = self.proj.in_channels, self.proj.kernel_size[0]
+        if images.ndim != 4 or images.shape[1] != in_chans:
+            raise ValueError(
+                f"images must have shape (N, {in_chans}, H, W), not {tuple(images.shape)}"
+            )
+        if min(images.shape[2:]) < kernel_size:
+            raise ValueError(
+                f"images must be at least {kernel_size} pixels high and wide, "
+                f"not {images.shape[2]} by {images.shape[3]}"
+            )
         return self.proj(images).permute(0, 2, 3, 1).contiguous()
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between them, applied to each token: (…, C) to (…, C)."""
+    """Two linear layers with GELU between them, applied to each token: (…, dim) to (…, dim_out)."""
 
-    def __init__(self, dim: int, hidden_dim: int) -> None:
+    def __init__(self, dim: int, hidden_dim: int, dim_out: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = nn.Linear(hidden_dim, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden_values = x.shape[:-1].numel() * self.fc1.out_features
         if x.device.type == "cpu" and hidden_values > LARGEST_HIDDEN and own_operators_run():
             layers = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
-            return blocked_mlp(*in_autocast_dtype(x.flatten(0, -2), *layers)).view_as(x)
+            return blocked_mlp(*in_autocast_dtype(x.flatten(0, -2), *layers)).unflatten(
+                0, x.shape[:-1]
+            )
         return self.fc2(F.gelu(self.fc1(x)))
 
 

@@ -1,6 +1,6 @@
-"""MViTv2 as a backbone for dense prediction, and its five sizes."""
+"""MViTv2 as a backbone for dense prediction."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,8 @@ from .position import resize_absolute_positions
 class MultiScaleBlock(nn.Module):
     """Pooling attention and an MLP, each with a skip path and a norm in front.
 
-    Where a stage begins, the skip path of attention is widened and pooled along with the query.
+    Where a stage begins, the skip path of attention is pooled along with the query. The skip path
+    beside what widens, attention or MLP, is widened along with it.
     """
 
     def __init__(
@@ -31,9 +32,11 @@ class MultiScaleBlock(nn.Module):
         widens, pools = plan.dim != plan.dim_out, plan.query_stride > 1
         self.proj = nn.Linear(plan.dim, plan.dim_out) if widens else nn.Identity()
         self.pool_skip = SkipPool(plan.query_stride) if pools else nn.Identity()
-        self.widens, self.pools = widens, pools
-        self.norm2 = norm_layer(plan.dim_out)
-        self.mlp = Mlp(plan.dim_out, int(plan.dim_out * mlp_ratio))
+        self.pools = pools
+        self.widens_in_attention = plan.widens_in_attention
+        self.widens_in_mlp = plan.widens_in_mlp
+        self.norm2 = norm_layer(plan.attention_dim)
+        self.mlp = Mlp(plan.attention_dim, int(plan.attention_dim * mlp_ratio), plan.dim_out)
         self.drop_path = StochasticDepth(plan.drop_path, mode="row")
 
     def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
@@ -45,11 +48,13 @@ class MultiScaleBlock(nn.Module):
         """
         normed = self.norm1(x)
         # A skip path that changes its width starts behind the norm (as in the original).
-        skip = self.proj(normed) if self.widens else x
+        skip = self.proj(normed) if self.widens_in_attention else x
         if self.pools:
             skip = self.pool_skip(skip, sizes)
         x = skip + self.drop_path(self.attn(normed, sizes))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        normed = self.norm2(x)
+        skip = self.proj(normed) if self.widens_in_mlp else x
+        return skip + self.drop_path(self.mlp(normed))
 
 
 class MViTv2(nn.Module):
@@ -75,7 +80,8 @@ class MViTv2(nn.Module):
         patch_padding: int = 3,
         pool_kernel: int = 3,
         key_stride: int = 4,
-        window_size: int = 56,
+        window_size: int | None = 56,
+        expand_attn: bool = True,
         residual_pooling: bool = True,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
@@ -100,7 +106,11 @@ class MViTv2(nn.Module):
             patch_kernel, patch_stride, patch_padding: convolution that makes tokens of pixels.
             pool_kernel: odd size of the depthwise convolutions that pool query, key and value.
             key_stride: stride of key and value pooling in the first stage; it halves per stage.
-            window_size: side in tokens of the first stage's windows; it halves per stage.
+            window_size: side in tokens of the first stage's windows; it halves per stage. None is
+                the plan of pre-training, with global attention in every block.
+            expand_attn: whether a stage widens in the attention of its first block, as in all
+                published weights but MViTv2-L's of ImageNet-1K, which widen in the MLP of the last
+                block before. Outputs but the last then have twice the channels.
             residual_pooling: adds the pooled query to the output of attention.
             mlp_ratio: hidden width of the MLPs over their outer width.
             qkv_bias: whether query, key and value have a bias.
@@ -137,6 +147,7 @@ class MViTv2(nn.Module):
             window_size=window_size,
             table_size=table_size,
             drop_path_rate=drop_path_rate,
+            expand_attn=expand_attn,
         )
         if pretrain_img_size % (patch_stride * 2 ** (len(depths) - 1)):
             raise ValueError(
@@ -159,7 +170,6 @@ class MViTv2(nn.Module):
             )
 
         self.in_chans = in_chans
-        self.patch_kernel = patch_kernel
         self.patch_stride = patch_stride
         self.checkpointed = tuple(checkpointed)
         self.mask_padding = mask_padding
@@ -225,11 +235,12 @@ class MViTv2(nn.Module):
             ValueError: the images have another rank or channel count, or are too small, or
                 `image_sizes` is given without `mask_padding`.
         """
-        self._check(images, image_sizes)
+        if image_sizes is not None and not self.mask_padding:
+            raise ValueError("image_sizes are of use with mask_padding=True only")
+        x = self.patch_embed(images)
         sizes = None
         if self.mask_padding:
             sizes = pooled_sizes(image_sizes or picture_sizes(images), self.patch_stride)
-        x = self.patch_embed(images)
         if self.pos_embed is not None:
             x = x + self._absolute_positions(x, sizes)
         outputs = {}
@@ -257,33 +268,3 @@ class MViTv2(nn.Module):
             for size in sizes
         ]
         return torch.stack([pad_to(picture, grid) for picture in pictures])
-
-    def _check(self, images: Tensor, image_sizes: Sizes | None) -> None:
-        if image_sizes is not None and not self.mask_padding:
-            raise ValueError("image_sizes are of use with mask_padding=True only")
-        if images.ndim != 4 or images.shape[1] != self.in_chans:
-            raise ValueError(
-                f"images must have shape (N, {self.in_chans}, H, W), not {tuple(images.shape)}"
-            )
-        if min(images.shape[2:]) < self.patch_kernel:
-            raise ValueError(
-                f"images must be at least {self.patch_kernel} pixels high and wide, "
-                f"not {images.shape[2]} by {images.shape[3]}"
-            )
-
-
-def _size(name: str, **numbers: Any) -> Callable[..., MViTv2]:
-    def build(**overrides: Any) -> MViTv2:
-        return MViTv2(**{**numbers, **overrides})
-
-    build.__name__ = build.__qualname__ = f"mvitv2_{name.lower()}"
-    build.__doc__ = f"MViTv2-{name}, with any argument of `MViTv2` overridden."
-    return build
-
-
-# Drop path rates are those of detection training (MViTv2, appendix).
-mvitv2_t = _size("T", embed_dim=96, num_heads=1, depths=(1, 2, 5, 2), drop_path_rate=0.2)
-mvitv2_s = _size("S", embed_dim=96, num_heads=1, depths=(1, 2, 11, 2), drop_path_rate=0.2)
-mvitv2_b = _size("B", embed_dim=96, num_heads=1, depths=(2, 3, 16, 3), drop_path_rate=0.4)
-mvitv2_l = _size("L", embed_dim=144, num_heads=2, depths=(2, 6, 36, 4), drop_path_rate=0.5)
-mvitv2_h = _size("H", embed_dim=192, num_heads=3, depths=(4, 8, 60, 8), drop_path_rate=0.6)

@@ -12,6 +12,7 @@ class BlockPlan:
     Attributes:
         scale: name of the stage, "scale2" for the first.
         dim: channels that come in.
+        attention_dim: channels of attention, and so of what the MLP gets.
         dim_out: channels that go out.
         num_heads: attention heads.
         query_stride: stride of query pooling, 2 where a stage begins.
@@ -24,6 +25,7 @@ class BlockPlan:
 
     scale: str
     dim: int
+    attention_dim: int
     dim_out: int
     num_heads: int
     query_stride: int
@@ -33,6 +35,16 @@ class BlockPlan:
     drop_path: float
     is_last: bool
 
+    @property
+    def widens_in_attention(self) -> bool:
+        """Whether attention, and the skip path beside it, changes the number of channels."""
+        return self.attention_dim != self.dim
+
+    @property
+    def widens_in_mlp(self) -> bool:
+        """Whether the MLP, and the skip path beside it, changes the number of channels."""
+        return self.dim_out != self.attention_dim
+
 
 def plan_blocks(
     *,
@@ -40,9 +52,10 @@ def plan_blocks(
     embed_dim: int,
     num_heads: int,
     key_stride: int,
-    window_size: int,
+    window_size: int | None,
     table_size: int,
     drop_path_rate: float,
+    expand_attn: bool = True,
 ) -> list[BlockPlan]:
     """Plans the blocks of an MViTv2 (paper, sections 4.1 to 4.3 and table 1).
 
@@ -51,14 +64,19 @@ def plan_blocks(
     of the stage before, and so uses its window. The last block of each stage but the first is
     global (Hwin); in the second and third stage it pools keys twice as much, to afford that.
 
+    On the small images of pre-training attention is affordable as it is: there are no windows, and
+    no key is pooled more than its stage asks for.
+
     Args:
         depths: blocks of each stage.
         embed_dim: channels of the first stage.
         num_heads: attention heads of the first stage.
         key_stride: stride of key and value pooling in the first stage.
-        window_size: side of the window in the first stage.
+        window_size: side of the window in the first stage; None plans the blocks of pre-training.
         table_size: side of the grid of tokens in pre-training.
         drop_path_rate: of the last block; it grows linearly from 0 at the first.
+        expand_attn: whether a stage widens in the attention of its first block, and not in the MLP
+            of the last block before it.
 
     Raises:
         ValueError: an argument is out of range or does not fit the others; names the values.
@@ -66,8 +84,10 @@ def plan_blocks(
     depths = tuple(depths)
     if not depths or any(not isinstance(depth, int) or depth < 1 for depth in depths):
         raise ValueError(f"depths must be one positive whole number a stage, not {depths}")
-    for name, number in (("embed_dim", embed_dim), ("num_heads", num_heads),
-                         ("key_stride", key_stride), ("window_size", window_size)):  # fmt: skip
+    numbers = {"embed_dim": embed_dim, "num_heads": num_heads, "key_stride": key_stride}
+    if window_size is not None:
+        numbers["window_size"] = window_size
+    for name, number in numbers.items():
         if not isinstance(number, int) or number < 1:
             raise ValueError(f"{name} must be a positive whole number, not {number!r}")
     if embed_dim % num_heads:
@@ -78,6 +98,7 @@ def plan_blocks(
     blocks: list[BlockPlan] = []
     depth_total = sum(depths)
     dim = embed_dim
+    last_stage = len(depths) - 1
     for stage, depth in enumerate(depths):
         stage_dim = embed_dim * 2**stage
         stage_key_stride = max(key_stride // 2**stage, 1)
@@ -87,22 +108,28 @@ def plan_blocks(
             # Halvings of the grid before this block.
             halvings = stage - 1 if begins else stage
             is_global = is_last and stage > 0
+            pools_more = window_size is not None and is_last and stage in (1, 2)
+            widens = is_last and stage < last_stage and not expand_attn
             blocks.append(
                 BlockPlan(
                     scale=f"scale{stage + 2}",
                     dim=dim,
-                    dim_out=stage_dim,
+                    attention_dim=stage_dim,
+                    dim_out=2 * stage_dim if widens else stage_dim,
                     num_heads=num_heads * 2**stage,
                     query_stride=2 if begins else 1,
-                    key_stride=stage_key_stride * (2 if is_last and stage in (1, 2) else 1),
-                    window_size=0 if is_global else window_size // 2**halvings,
+                    key_stride=2 * stage_key_stride if pools_more else stage_key_stride,
+                    window_size=(
+                        0 if window_size is None or is_global else window_size // 2**halvings
+                    ),
                     table_size=table_size // 2**halvings,
                     drop_path=drop_path_rate * len(blocks) / max(depth_total - 1, 1),
                     is_last=is_last,
                 )
             )
-            dim = stage_dim
-    _check_windows(blocks, window_size)
+            dim = blocks[-1].dim_out
+    if window_size is not None:
+        _check_windows(blocks, window_size)
     return blocks
 
 

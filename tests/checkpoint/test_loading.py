@@ -57,7 +57,7 @@ def test_table_has_a_line_for_each_kind(backbone, imagenet_state, tmp_path, capl
     with caplog.at_level("INFO", logger="mvit_det.checkpoint.loading"):
         accounting = load_weights(backbone(), tmp_path / "x.pyth", purpose="train")
     lines = [" ".join(line.split()) for line in accounting.table().splitlines()]
-    assert lines[0] == f"'{tmp_path / 'x.pyth'}' (facebookresearch/mvit)"
+    assert lines[0] == f"'{tmp_path / 'x.pyth'}' (facebookresearch/mvit, expand_attn=True)"
     assert lines[1] == "outcome keys why such as"
     assert "dropped on purpose 4 classifier norm.weight, …" in lines
     assert "new on purpose 8 norms of the outputs scale2_norm.weight, …" in lines
@@ -164,6 +164,20 @@ def test_widening_in_the_mlp_names_the_argument(backbone, timm_model, refuses):
         "has), and the model widens in the attention; build it with expand_attn=False"
     )
     refuses(backbone(), state, message, purpose="train")
+    message = "as most have), and the model widens in the MLP; build it with expand_attn=True"
+    state = timm_model().state_dict()
+    refuses(backbone(expand_attn=False), state, message, purpose="train")
+
+
+def test_widening_in_the_mlp_is_recognised(backbone, timm_model, tmp_path):
+    source, target = timm_model(expand_attn=False), backbone(expand_attn=False)
+    torch.save(source.state_dict(), tmp_path / "x.pth")
+    accounting = load_weights(target, tmp_path / "x.pth", purpose="train")
+    assert accounting.title == f"'{tmp_path / 'x.pth'}' (timm, expand_attn=False)"
+    weight = source.state_dict()["stages.1.blocks.1.shortcut_proj_mlp.weight"]
+    assert torch.equal(target.blocks[2].proj.weight, weight)
+    loaded = [key for key in target.state_dict() if "_norm." not in key]
+    assert set(accounting.keys(Outcome.LOADED)) == set(loaded)
 
 
 def test_not_an_mvit(backbone, refuses):

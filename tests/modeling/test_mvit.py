@@ -170,6 +170,33 @@ def test_equals_timm_at_224_pixels():
     assert relative_error(features, expected) <= 1e-5
 
 
+@pytest.mark.parametrize("pixels", [64, 224])
+@pytest.mark.parametrize("expand_attn", [True, False])
+def test_plan_of_pretraining_equals_timm(expand_attn, pixels):
+    """Every output, also where stages widen in the MLP before them."""
+    from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
+
+    depths = (1, 2, 3, 2)
+    config = MultiScaleVitCfg(depths=depths, embed_dim=16, num_heads=1, expand_attn=expand_attn)
+    reference = MultiScaleVit(config, img_size=pixels, num_classes=0).eval()
+    torch.manual_seed(0)
+    model = MViTv2(
+        **PICO, window_size=None, expand_attn=expand_attn, rel_pos_std=0.2, pretrain_img_size=pixels
+    ).eval()
+    skip = "shortcut_proj_attn" if expand_attn else "shortcut_proj_mlp"
+    state = to_timm(model.state_dict(), depths)
+    state = {key.replace("shortcut_proj_attn", skip): value for key, value in state.items()}
+    reference.load_state_dict(state, strict=True)
+    images = torch.randn(2, 3, pixels, pixels)
+    with torch.no_grad():
+        expected = reference.forward_intermediates(images, intermediates_only=True)
+        features = model(images)
+    for name, theirs in zip(NAMES, expected, strict=True):
+        theirs = nn.functional.layer_norm(theirs.permute(0, 2, 3, 1), theirs.shape[1:2], eps=1e-6)
+        assert model.out_feature_channels[name] == features[name].shape[1]
+        assert relative_error(features[name].permute(0, 2, 3, 1), theirs) <= 1e-5, name
+
+
 def test_checkpointing_gives_the_same_gradients():
     torch.manual_seed(0)
     model = MViTv2(**PICO, rel_pos_std=0.2)

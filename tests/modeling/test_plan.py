@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from mvit_det.modeling.plan import plan_blocks
@@ -31,6 +33,29 @@ def test_plan_of_the_tiny_model():
     assert plan[0].drop_path == 0
     assert plan[-1].drop_path == pytest.approx(0.2)
     assert plan[3].drop_path == pytest.approx(0.2 * 3 / 9)
+
+
+def test_plan_that_widens_in_the_mlp():
+    plan = plan_blocks(**TINY, expand_attn=False)
+    usual = plan_blocks(**TINY)
+    assert [block.dim for block in plan] == [96, 192, 192, 384, 384, 384, 384, 384, 768, 768]
+    assert [block.dim_out for block in plan] == [192, 192, 384, 384, 384, 384, 384, 768, 768, 768]
+    assert not any(block.widens_in_attention for block in plan)
+    assert not any(block.widens_in_mlp for block in usual)
+    for block, other in zip(plan, usual):
+        assert block.widens_in_mlp == (block.is_last and block.scale != "scale5")
+        assert other.widens_in_attention == (other.query_stride == 2)
+        widths = dict(dim=0, dim_out=0)
+        assert replace(block, **widths) == replace(other, **widths)
+
+
+def test_plan_of_pretraining():
+    plan = plan_blocks(**{**TINY, "window_size": None})
+    assert [block.key_stride for block in plan] == [4, 2, 2, 1, 1, 1, 1, 1, 1, 1]
+    assert {block.window_size for block in plan} == {0}
+    for block, other in zip(plan, plan_blocks(**TINY)):
+        differing = dict(key_stride=0, window_size=0)
+        assert replace(block, **differing) == replace(other, **differing)
 
 
 @pytest.mark.parametrize(
