@@ -24,7 +24,7 @@ def preset(
     """The measurements of a preset.
 
     Args:
-        name: "quick" takes minutes, on two cores about seven, or on a GPU. "full" repeats that
+        name: "quick" is meant to take minutes, on two cores or a GPU. "full" repeats that
             more often and adds inference of the detector, masked padding and checkpointing.
         size, device, compile, threads: as in `Case`.
     """
