@@ -58,7 +58,7 @@ lint: $(READY) ## Check style, formatting and types
 	@$(RUN) -m mypy mvit_det tools
 
 .PHONY: bench
-bench: $(READY) ## Measure speed and memory
+bench: $(READY) ## Measure speed and memory against Detectron2's MViT, in minutes
 	@$(RUN) tools/benchmark.py
 
 .PHONY: clean

@@ -168,7 +168,7 @@ def get_config(name: str) -> "DictConfig":
     if not model.config:
         detectors = ", ".join(model.name for model in _MODELS if model.config)
         raise ConfigError(f"'{name}' is a backbone and has no config; these have one: {detectors}")
-    return LazyConfig.load(str(_configs_folder() / model.config))
+    return LazyConfig.load(str(configs_folder() / model.config))
 
 
 def get_model(name: str, *, trained: bool = False) -> nn.Module:
@@ -204,7 +204,7 @@ def _find(name: str) -> ZooModel:
     return MODELS[name]
 
 
-def _configs_folder() -> Path:
+def configs_folder() -> Path:
     """`configs/`, which an installed package holds and a checkout has beside the package."""
     package = Path(__file__).parent
     inside = package / "configs"

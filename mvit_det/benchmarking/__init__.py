@@ -1,0 +1,26 @@
+"""Speed and memory of mvit_det, measured against Detectron2's own MViT with equal weights."""
+
+from .case import PASSES, SIZES, WHAT, Case
+from .comparison import compare, time_per_pixel
+from .plot import draw
+from .presets import PRESETS, preset
+from .report import as_json, format_rows
+from .row import Row
+from .sweep import SWEEP_SIDES, sweep
+
+__all__ = [
+    "PASSES",
+    "PRESETS",
+    "SIZES",
+    "SWEEP_SIDES",
+    "WHAT",
+    "Case",
+    "Row",
+    "as_json",
+    "compare",
+    "draw",
+    "format_rows",
+    "preset",
+    "sweep",
+    "time_per_pixel",
+]
