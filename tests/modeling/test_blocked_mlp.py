@@ -42,7 +42,7 @@ def test_is_a_well_behaved_operator():
 
 def test_large_grids_take_it_and_small_ones_do_not(monkeypatch):
     torch.manual_seed(0)
-    mlp, x = Mlp(4, 16), torch.randn(2, 3, 5, 4)
+    mlp, x = Mlp(4, 16, 4), torch.randn(2, 3, 5, 4)
     calls = []
     monkeypatch.setattr(layers, "blocked_mlp", lambda *args: calls.append(1) or blocked_mlp(*args))
     expected = mlp(x)
