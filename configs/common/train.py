@@ -13,6 +13,8 @@ train = dict(
     max_iter=0,
     # Mixed precision. 'auto' is bf16 where the GPU has it and fp16 elsewhere, and none on the CPU.
     amp=dict(enabled=True, dtype="auto"),
+    # Compiles the backbone, for each size of picture anew; it pays where sizes are fixed.
+    compile=False,
     # Largest norm of the gradient; 0 does not clip.
     clip_gradient_norm=0.0,
     ddp=dict(

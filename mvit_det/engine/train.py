@@ -44,6 +44,8 @@ def train(
     device = config.train.device
     model = instantiate(config.model).to(device)
     logger.info("Model:\n%s", model)
+    if config.train.compile:
+        model.backbone.bottom_up.compile(fullgraph=True)
     config.optimizer.params.model = model
     optimizer = instantiate(config.optimizer)
     # The config shall stay what can be written to a file.

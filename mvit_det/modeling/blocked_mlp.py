@@ -16,12 +16,15 @@ from torch.utils.flop_counter import register_flop_formula
 
 # Hidden values of one block, 4 MB in fp32. From a quarter to the double of it is as fast.
 BLOCK_HIDDEN = 2**20
+# A hidden layer up to this size, 16 MB, fits into the cache whole and is best computed at once.
+LARGEST_HIDDEN = 2**22
 
 
 def _blocks(x: Tensor, weight1: Tensor) -> Iterator[slice]:
-    """Cuts tokens into blocks of about `BLOCK_HIDDEN` hidden values."""
-    step = max(BLOCK_HIDDEN // len(weight1), 1)
-    for start in range(0, len(x), step):
+    """Cuts tokens into blocks of about `BLOCK_HIDDEN` hidden values, or takes all of them."""
+    tokens, hidden = len(x), len(weight1)
+    step = tokens if tokens * hidden <= LARGEST_HIDDEN else max(BLOCK_HIDDEN // hidden, 1)
+    for start in range(0, tokens, step):
         yield slice(start, start + step)
 
 

@@ -21,8 +21,9 @@ from torch.utils.flop_counter import register_flop_formula
 from .operators import in_autocast_dtype, own_operators_run
 
 # Logits of one block, 4 MB in fp32: large enough for the matrix products, small enough for the
-# cache. Between a quarter and the double of it speed changes by less than a tenth.
+# cache. Where there are many keys, the products need so many queries all the same.
 BLOCK_LOGITS = 2**20
+LEAST_QUERIES = 1024
 
 
 def decomposed_attention(
@@ -67,7 +68,7 @@ def augmented_attention(
 def _blocks(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice]]:
     """Cuts (batch, queries) into blocks of about `BLOCK_LOGITS` logits: slices of both axes."""
     batch, queries, keys = *query.shape[:2], key.shape[1]
-    rows = max(BLOCK_LOGITS // keys, 1)
+    rows = max(BLOCK_LOGITS // keys, LEAST_QUERIES)
     batch_step = max(rows // queries, 1)
     for start in range(0, batch, batch_step):
         for first in range(0, queries, rows):

@@ -13,10 +13,6 @@ from .padding import Sizes, fill_padding, pooled_sizes
 # Makes a normalisation of the last axis from its width.
 NormLayer = Callable[[int], nn.Module]
 
-# Hidden values of an MLP that a CPU computes at once; from there on, going through the tokens block
-# by block is faster, although the backward pass then computes the first layer again.
-LARGEST_HIDDEN = 2**22
-
 
 class PatchEmbed(nn.Module):
     """Turns an image into a grid of tokens: one convolution, overlapping where kernel > stride.
@@ -54,8 +50,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden_values = x.shape[:-1].numel() * self.fc1.out_features
-        if x.device.type == "cpu" and hidden_values > LARGEST_HIDDEN and own_operators_run():
+        if x.device.type == "cpu" and own_operators_run():
             layers = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
             return blocked_mlp(*in_autocast_dtype(x.flatten(0, -2), *layers)).unflatten(
                 0, x.shape[:-1]

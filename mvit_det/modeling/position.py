@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operators import own_operators_run
+from .operators import in_autocast_dtype, own_operators_run
 
 
 def relative_coordinates(query_size: int, key_size: int, device: torch.device) -> Tensor:
@@ -138,16 +138,45 @@ def position_terms(query: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor
     Returns:
         height, (B, heads, queries, key rows), and width, (B, heads, queries, key columns).
     """
-    batch, heads, query_rows, query_columns, channels = query.shape
-    # One matrix product per row, and one per column, over all windows and heads at once.
-    by_row = query.permute(2, 0, 1, 3, 4).reshape(query_rows, -1, channels)
-    height = (by_row @ rows.transpose(1, 2)).view(query_rows, batch, heads, query_columns, -1)
-    by_column = query.permute(3, 0, 1, 2, 4).reshape(query_columns, -1, channels)
-    width = (by_column @ columns.transpose(1, 2)).view(query_columns, batch, heads, query_rows, -1)
-    return (
-        height.permute(1, 2, 0, 3, 4).reshape(batch, heads, query_rows * query_columns, -1),
-        width.permute(1, 2, 3, 0, 4).reshape(batch, heads, query_rows * query_columns, -1),
-    )
+    query, rows, columns = in_autocast_dtype(query, rows, columns)
+    height = _AxisTerms.apply(query, rows)
+    width = _AxisTerms.apply(query.transpose(2, 3), columns).transpose(2, 3)
+    return height.flatten(2, 3), width.flatten(2, 3)
+
+
+class _AxisTerms(torch.autograd.Function):
+    """Products of queries with the positions of their row: one for each row, over all windows.
+
+    The copy of the queries, row by row, that the products are made of is made again in the backward
+    pass instead of being kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, positions: Tensor) -> Tensor:
+        """Maps (B, heads, rows, columns, C) and (rows, keys, C) to (B, heads, rows, columns, keys).
+
+        Under autocast, both come in its type.
+        """
+        ctx.save_for_backward(query, positions)
+        return _by_position(_by_row(query) @ positions.transpose(1, 2), query)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of queries and positions."""
+        query, positions = ctx.saved_tensors
+        grad = _by_row(grad)
+        return _by_position(grad @ positions, query), grad.transpose(1, 2) @ _by_row(query)
+
+
+def _by_row(x: Tensor) -> Tensor:
+    """(B, heads, rows, columns, C) to (rows, B * heads * columns, C)."""
+    return x.permute(2, 0, 1, 3, 4).reshape(x.shape[2], -1, x.shape[4])
+
+
+def _by_position(x: Tensor, like: Tensor) -> Tensor:
+    """Undoes `_by_row`; `like` tells B, heads, rows and columns."""
+    batch, heads, rows, columns, _ = like.shape
+    return x.view(rows, batch, heads, columns, -1).permute(1, 2, 0, 3, 4)
 
 
 def resize_absolute_positions(table: Tensor, grid: tuple[int, int], class_token: bool) -> Tensor:

@@ -39,6 +39,7 @@ def blocked(*inputs):
 def block_logits(request, monkeypatch):
     """Blocks that hold everything, several windows, part of a window, and a single query."""
     monkeypatch.setattr(module, "BLOCK_LOGITS", request.param)
+    monkeypatch.setattr(module, "LEAST_QUERIES", 1)
 
 
 @pytest.mark.usefixtures("block_logits")

@@ -7,19 +7,12 @@ import torch
 from torch import nn
 
 from mvit_det.modeling import MViTv2, decomposed_attention
-from mvit_det.modeling import layers as layers_module
 
 PICO = dict(depths=(1, 2, 2, 1), embed_dim=16, num_heads=1, rel_pos_std=0.2)
 
 
 @pytest.fixture
-def small_hidden_layers(monkeypatch):
-    """Makes small models use every operator of a large one."""
-    monkeypatch.setattr(layers_module, "LARGEST_HIDDEN", 2**12)
-
-
-@pytest.fixture
-def model(small_hidden_layers):
+def model():
     torch.manual_seed(0)
     return MViTv2(**PICO).eval()
 
@@ -30,7 +23,6 @@ def assert_features_equal(actual, expected, tolerance):
         assert (actual[name] - features).norm() <= tolerance * features.norm(), name
 
 
-@pytest.mark.usefixtures("small_hidden_layers")
 def test_compiled_with_dynamic_sizes_gives_the_same_features():
     """Two blocks, one with windows and one global: with dynamic sizes, each takes seconds."""
     torch._dynamo.reset()
