@@ -126,7 +126,12 @@ class Checkpointer(fvcore.common.checkpoint.Checkpointer):
         """
         if resume and self.has_checkpoint():
             return self.load(self.get_checkpoint_file())
-        return self.load(path, checkpointables=[], purpose="train")
+        try:
+            return self.load(path, checkpointables=[], purpose="train")
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}; to start from scratch instead, set train.init_checkpoint=''"
+            ) from error
 
 
 def _to_plain(value: Any, place: str) -> Any:

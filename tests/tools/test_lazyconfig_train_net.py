@@ -120,6 +120,12 @@ def test_two_processes_train_on_the_cpu(shapes_root, tmp_path):
             r"annotations/instances_train2017.json'; set the environment variable "
             r"DETECTRON2_DATASETS",
         ),
+        (
+            ["--config-file", PICO, "train.init_checkpoint=nowhere.pth"],
+            "error: there is no file 'nowhere.pth'; weights are named by a file, or by an "
+            "http(s):// or detectron2:// address; to start from scratch instead, set "
+            "train.init_checkpoint=''",
+        ),
         (["--config-file", "nowhere.py"], "error: there is no config file 'nowhere.py'"),
         (
             ["--config-file", PICO, "--eval-only"],
@@ -128,10 +134,8 @@ def test_two_processes_train_on_the_cpu(shapes_root, tmp_path):
     ],
 )
 def test_mistakes_get_one_sentence_and_no_traceback(arguments, message, tmp_path):
-    options = ["--device", "cpu"]
-    if "nowhere.py" not in arguments:
-        options.append(f"train.output_dir={tmp_path}/output")
-    process = run_tool(*arguments, *options, datasets=tmp_path, check=False)
+    options = [] if "nowhere.py" in arguments else [f"train.output_dir={tmp_path}/output"]
+    process = run_tool("--device", "cpu", *arguments, *options, datasets=tmp_path, check=False)
     assert process.returncode == 1
     assert message.format(datasets=tmp_path) in process.stdout.splitlines()[-1]
     assert "Traceback" not in process.stdout

@@ -1,0 +1,98 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import instantiate
+
+from mvit_det.engine import load_config, resolve_device, train
+from mvit_det.errors import ConfigError, DatasetError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+PICO = CONFIGS / "shapes" / "mask_rcnn_mvitv2_pico.py"
+
+
+def make_config(output, *overrides):
+    config = load_config(
+        PICO,
+        [f"train.output_dir={output}", "train.log_period=1", "train.sheet_images=0", *overrides],
+    )
+    resolve_device(config, "cpu")
+    return config
+
+
+def losses(output):
+    lines = map(json.loads, (output / "metrics.json").read_text().splitlines())
+    return [line["total_loss"] for line in lines if "total_loss" in line]
+
+
+@pytest.fixture
+def few_pictures(shapes_root, monkeypatch):
+    """Evaluates on four pictures, to be done with it."""
+    from detectron2.data import DatasetCatalog
+
+    load = DatasetCatalog.get
+    monkeypatch.setattr(DatasetCatalog, "get", lambda name: load(name)[:4])
+
+
+@pytest.mark.usefixtures("few_pictures")
+@pytest.mark.parametrize("name", ["mask_rcnn_mvitv2_pico", "cascade_mask_rcnn_mvitv2_pico"])
+def test_every_quick_start_trains(name, tmp_path):
+    config = load_config(CONFIGS / "shapes" / f"{name}.py", [f"train.output_dir={tmp_path}"])
+    config.train.update(max_iter=3, log_period=1, sheet_images=0)
+    resolve_device(config, "cpu")
+    results = train(config)
+    assert set(results) == {"bbox", "segm"}
+    assert len(losses(tmp_path)) == 3
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_heads_with_synchronised_norms_train_on_one_process(tmp_path):
+    """As in the published cascades; an image without objects leaves the mask head no regions."""
+    config = load_config(CONFIGS / "shapes" / "cascade_mask_rcnn_mvitv2_pico.py")
+    for head in (*config.model.roi_heads.box_heads, config.model.roi_heads.mask_head):
+        head.conv_norm = "naiveSyncBN_N"
+    model = instantiate(config.model)
+    (picture,) = next(iter(instantiate({**config.dataloader.train, "total_batch_size": 1})))
+    picture["instances"] = picture["instances"][:0]
+    torch.manual_seed(0)
+    from detectron2.utils.events import EventStorage
+
+    with EventStorage():
+        sum(model([picture]).values()).backward()
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_bf16_on_the_cpu_trains(tmp_path):
+    train(make_config(tmp_path, "train.max_iter=2", "train.amp.dtype=bf16"))
+    assert len(losses(tmp_path)) == 2
+
+
+def test_compile_compiles_the_backbone(tmp_path, monkeypatch):
+    """And nothing else; what it then computes is tested with the model."""
+    from mvit_det.engine import train as module
+
+    class Stop(Exception):
+        pass
+
+    def stop(model, **_):
+        raise Stop(model)
+
+    monkeypatch.setattr(module, "create_ddp_model", stop)
+    with pytest.raises(Stop) as stopped:
+        train(make_config(tmp_path, "train.max_iter=1", "train.compile=True"))
+    (model,) = stopped.value.args
+    compiled = [n for n, m in model.named_modules() if m._compiled_call_impl is not None]
+    assert compiled == ["backbone.bottom_up"]
+
+
+def test_an_empty_schedule_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="train.max_iter must be positive, not 0"):
+        train(make_config(tmp_path, "train.max_iter=0"))
+
+
+def test_an_unknown_data_set_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="data set 'nowhere' is not registered; there are: "):
+        train(make_config(tmp_path, "dataloader.train.dataset.names=nowhere"))
