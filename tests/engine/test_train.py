@@ -1,3 +1,4 @@
+import importlib
 import json
 from pathlib import Path
 
@@ -72,7 +73,6 @@ def test_bf16_on_the_cpu_trains(tmp_path):
 
 def test_compile_compiles_the_backbone(tmp_path, monkeypatch):
     """And nothing else; what it then computes is tested with the model."""
-    from mvit_det.engine import train as module
 
     class Stop(Exception):
         pass
@@ -80,6 +80,7 @@ def test_compile_compiles_the_backbone(tmp_path, monkeypatch):
     def stop(model, **_):
         raise Stop(model)
 
+    module = importlib.import_module("mvit_det.engine.train")
     monkeypatch.setattr(module, "create_ddp_model", stop)
     with pytest.raises(Stop) as stopped:
         train(make_config(tmp_path, "train.max_iter=1", "train.compile=True"))
