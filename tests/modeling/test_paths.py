@@ -83,6 +83,31 @@ def test_compiled_with_masked_padding(model):
         assert_features_equal(compiled(images, sizes), masked(images, sizes), 1e-5)
 
 
+def test_fast_operators_run_in_every_block(model):
+    """No block falls back to something slower, run as it is or compiled."""
+    images = torch.randn(1, 3, 64, 64)
+    blocks = len(model.blocks)
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        model(images)
+    runs = {event.key: event.count for event in profile.key_averages()}
+    assert runs["mvit_det::blocked_attention"] == blocks
+    # Only MLPs in blocks compute GELU in place.
+    assert runs["aten::gelu_"] == blocks
+
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(str(graph.graph))
+        return graph.forward
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.compile(model, fullgraph=True, backend=keep)(images)
+    (graph,) = graphs
+    assert graph.count("torch.ops.mvit_det.blocked_attention") == blocks
+    assert graph.count("torch.ops.mvit_det.blocked_mlp") == blocks
+
+
 @pytest.mark.parametrize("mask_padding", [False, True])
 def test_bf16_on_the_cpu_is_close(model, mask_padding):
     network = MViTv2(**PICO, mask_padding=mask_padding).eval()
