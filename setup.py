@@ -45,8 +45,8 @@ setup(
         "pillow",
         "pycocotools>=2.0.2",
         "safetensors>=0.4",
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.7",
+        "torchvision>=0.22",
         "tqdm",
     ],
     extras_require={
