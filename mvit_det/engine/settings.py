@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import LazyConfig
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 
 from ..errors import ConfigError, DeviceError
@@ -21,19 +22,26 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         overrides: changes as `key.of.field=value`, in Hydra's grammar.
 
     Raises:
-        ConfigError: there is no such file, or a change cannot be read.
+        ConfigError: the file is missing or not a config, or a change cannot be read or applied.
     """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"there is no config file '{path}'; the configs lie under 'configs/'")
-    config = LazyConfig.load(str(path))
+    try:
+        config = LazyConfig.load(str(path))
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(f"cannot read the config file '{path}': {error}") from error
     for override in overrides:
         if "=" not in override:
             raise ConfigError(
                 f"cannot read the option '{override}': changes to the config are written as "
                 "key.of.field=value"
             )
-    return LazyConfig.apply_overrides(config, list(overrides))
+    try:
+        return LazyConfig.apply_overrides(config, list(overrides))
+    except (OverrideParseException, KeyError) as error:
+        reason = str(error.args[0]).splitlines()[0]
+        raise ConfigError(f"cannot apply {' '.join(overrides)}: {reason}") from error
 
 
 def resolve_device(config: DictConfig, requested: str | None = None) -> None:

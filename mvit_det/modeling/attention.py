@@ -10,9 +10,7 @@ from .layers import NormLayer
 from .padding import Sizes, fill_padding, key_masks, pad_to, pooled_sizes
 from .plan import BlockPlan
 from .position import RelativePositions, position_terms
-from .window import window_partition, window_unpartition
-
-Grid = tuple[int, int]
+from .window import Grid, window_partition, window_unpartition
 
 
 class MultiScaleAttention(nn.Module):

@@ -67,9 +67,19 @@ def test_unknown_precision_is_refused(config, message):
     ("path", "overrides", "message"),
     [
         ("nowhere.py", [], "there is no config file 'nowhere.py'"),
+        (PICO.parents[2] / "README.md", [], "cannot read the config file .*README.md'"),
+        (PICO, ["train.max_iter=[1"], r"cannot apply train.max_iter=\[1: no viable alternative"),
+        (PICO, ["train.max_iter.x=3"], "cannot apply train.max_iter.x=3: .* is not a config"),
         (PICO, ["train.max_iter"], "cannot read the option 'train.max_iter': changes to the"),
     ],
 )
 def test_configs_that_cannot_be_read_are_refused(path, overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_config(path, overrides)
+
+
+def test_a_config_that_is_no_python_is_refused(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("model = (")
+    with pytest.raises(ConfigError, match="cannot read the config file .*broken.py' *: .* syntax"):
+        load_config(path)
