@@ -13,6 +13,14 @@ class DatasetError(MViTDetError):
     """A data set that is missing or broken."""
 
 
+class ImageError(DatasetError):
+    """A picture that cannot be read, or cannot be what its annotations say."""
+
+
+class TrainingError(MViTDetError):
+    """A training that cannot go on as it is."""
+
+
 class CheckpointError(MViTDetError):
     """Weights that cannot be found, read or used."""
 
