@@ -35,6 +35,7 @@ class Checkpointer(fvcore.common.checkpoint.Checkpointer):
         *,
         trust: bool = False,
         fresh_head: bool = False,
+        class_names: Sequence[str] = (),
         **checkpointables: Any,
     ) -> None:
         """Builds a checkpointer.
@@ -44,12 +45,15 @@ class Checkpointer(fvcore.common.checkpoint.Checkpointer):
             save_dir: folder of the checkpoints; '' saves nothing.
             trust: lets files run code while they are read.
             fresh_head: leaves layers that depend on the classes out of what a training starts from.
+            class_names: one per class of the model, written into every checkpoint as "class_names",
+                so that whoever uses it can name what it finds; empty writes none.
             checkpointables: other objects with `state_dict` and `load_state_dict`, by name.
         """
         is_main = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
         super().__init__(model, str(save_dir), save_to_disk=is_main, **checkpointables)
         self.trust = trust
         self.fresh_head = fresh_head
+        self.class_names = list(class_names)
 
     def save(self, name: str, **extras: Any) -> None:
         """Writes model, checkpointables and `extras` to `name.pth`; does so in one process only.
@@ -60,7 +64,9 @@ class Checkpointer(fvcore.common.checkpoint.Checkpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         state = {key: item.state_dict() for key, item in self.checkpointables.items()}
-        data = {"model": self.model.state_dict()}
+        data: dict[str, Any] = {"model": self.model.state_dict()}
+        if self.class_names:
+            data["class_names"] = _to_plain(self.class_names, "class_names")
         data.update((key, _to_plain(item, key)) for key, item in {**state, **extras}.items())
         path = Path(self.save_dir) / f"{name}.pth"
         with atomic_path(path) as temporary:
