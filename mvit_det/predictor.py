@@ -119,8 +119,7 @@ class Predictor:
         self.model.to(device).eval()
         if score_threshold is not None:
             _set_score_threshold(self.model, score_threshold)
-        heads: Any = self.model.get_submodule("roi_heads")
-        self.class_names = _class_names(config, content.extras, weights, heads.num_classes)
+        self.class_names = _class_names(config, content.extras, weights, _count_classes(self.model))
         self._category_ids = _category_ids(config, len(self.class_names))
 
     @overload
@@ -255,11 +254,26 @@ def _check_array(image: Any) -> None:
 
 
 def _set_score_threshold(model: nn.Module, threshold: float) -> None:
-    """Of a box head, or of all in a cascade."""
-    box_predictor: Any = model.get_submodule("roi_heads.box_predictor")
-    heads = box_predictor if isinstance(box_predictor, nn.ModuleList) else [box_predictor]
-    for head in heads:
-        head.test_score_thresh = threshold
+    """Of a box head, of all in a cascade, or of a detector without regions."""
+    for module in model.modules():
+        if hasattr(module, "test_score_thresh"):
+            module.test_score_thresh = threshold
+
+
+def _count_classes(model: nn.Module) -> int:
+    """Of its box heads, or its own, as of detectors without regions.
+
+    Raises:
+        ConfigError: it has none, and so finds no instances.
+    """
+    for module in (getattr(model, "roi_heads", None), model):
+        count = getattr(module, "num_classes", None)
+        if count is not None:
+            return int(count)
+    raise ConfigError(
+        f"a {type(model).__name__} is no detector: it has no 'roi_heads' with 'num_classes', nor "
+        "'num_classes' of its own; take a config of a detector, as those in 'configs/'"
+    )
 
 
 def _class_names(
