@@ -255,6 +255,7 @@ def _check_array(image: Any) -> None:
 
 def _set_score_threshold(model: nn.Module, threshold: float) -> None:
     """Of a box head, of all in a cascade, or of a detector without regions."""
+    module: Any
     for module in model.modules():
         if hasattr(module, "test_score_thresh"):
             module.test_score_thresh = threshold

@@ -380,7 +380,11 @@ def test_weights_and_config_of_different_numbers_of_classes(pico):
         Predictor(make_config("model.roi_heads.num_classes=3"), pico[1], device="cpu")
 
 
-def test_incomplete_config(pico):
+def test_configs_of_something_else(pico):
+    config = pico[0].copy()
+    config.model = config.model.backbone.bottom_up
+    with pytest.raises(ConfigError, match="a MViTv2Backbone is no detector: it has no 'roi_heads'"):
+        Predictor(config, pico[1], device="cpu")
     config = pico[0].copy()
     del config.dataloader
     with pytest.raises(ConfigError, match="the config lacks 'model' or 'dataloader.test.mapper'"):

@@ -95,9 +95,7 @@ def test_nothing_whole_to_go_on_from(tmp_path):
     save_run(tmp_path, 2, 4)
     for path in tmp_path.glob("*.pth"):
         truncate(path)
-    with pytest.raises(
-        CheckpointError, match="no checkpoint in '.*' can be read .*cut short.*; st"
-    ):
+    with pytest.raises(CheckpointError, match="no checkpoint in '.*' can be read .*cut short.*; st"):
         resumed_weight(tmp_path)
 
 
