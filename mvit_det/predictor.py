@@ -74,7 +74,7 @@ class Predictor:
             weights: file or address; by default those of the published detector.
             score_threshold: least score of an instance, in [0, 1]; by default the model's
                 `test_score_thresh`, as in an evaluation.
-            device: 'cpu' or 'cuda'; by default that of the config, else CUDA where there is any.
+            device: 'cpu' or 'cuda'; by default CUDA where there is any, wherever the training ran.
             batch_size: most pictures that go through the model at once. They have to have the same
                 size when they are resized, so that none is padded more than by itself.
             trust_checkpoint: lets the file of weights run code while it is read.
@@ -112,7 +112,7 @@ class Predictor:
         self._image_format = mapper.image_format
         self._augmentations = T.AugmentationList(instantiate(mapper.augmentations))
 
-        device = choose_device(device or OmegaConf.select(config, "train.device") or "")
+        device = choose_device(device or "")
         content = read_weights(weights, trust=trust_checkpoint)
         self.model: nn.Module = instantiate(config.model)
         fill_model(self.model, content, weights)

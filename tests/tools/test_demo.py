@@ -214,6 +214,25 @@ def test_a_video_that_breaks_off(demo):
 
 
 @pytest.mark.usefixtures("pictures")
+def test_an_interruption_keeps_what_is_done(demo, monkeypatch):
+    draw, drawn = Prediction.draw, []
+
+    def interrupted(self):
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        drawn.append(draw(self))
+        return drawn[-1]
+
+    monkeypatch.setattr(Prediction, "draw", interrupted)
+    code, _, err = demo(*("--input", "photos", "--output", "out", "--confidence-threshold", "0.15"))
+    assert (code, err) == (130, "interrupted; what was written until then is kept\n")
+    assert np.array_equal(read_image("out/1.png"), drawn[1])
+    assert not Path("out/2.png").exists()
+    results = json.loads(Path("out/predictions.json").read_text())
+    assert {result["image_id"] for result in results} == {1, 2}
+
+
+@pytest.mark.usefixtures("pictures")
 def test_memory_does_not_grow_with_a_video(demo, monkeypatch):
     """No more predictions are alive than are in a batch."""
     seen, alive = [], []
