@@ -3,12 +3,13 @@
 from .evaluate import evaluate, evaluate_checkpoint
 from .launching import launch
 from .schedule import fit_schedule
-from .settings import load_config, resolve_device
+from .settings import choose_device, load_config, resolve_device
 from .stopping import TrainingStopped
 from .train import train
 
 __all__ = [
     "TrainingStopped",
+    "choose_device",
     "evaluate",
     "evaluate_checkpoint",
     "fit_schedule",
