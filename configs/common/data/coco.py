@@ -3,13 +3,25 @@
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from detectron2.data import (
-    DatasetMapper,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 
+from mvit_det.data import DatasetMapper
 from mvit_det.evaluation import COCOEvaluator
+
+# Data of one's own, in COCO's format; `--train-json` and its like fill it in.
+data = dict(
+    train_json="",
+    train_images="",
+    val_json="",
+    val_images="",
+    # One name per class; empty stands for those of the registered data set.
+    class_names=[],
+    # A picture or annotation that cannot be used: 'raise' stops, 'skip' takes the next picture.
+    on_bad_image="raise",
+)
 
 dataloader = dict(
     train=L(build_detection_train_loader)(
