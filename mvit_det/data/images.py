@@ -121,13 +121,13 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         ) from error
     except UnidentifiedImageError as error:
         raise ImageError(_what_instead(path)) from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise ImageError(
-            f"the picture '{path}' cannot be read ({reason}); make it readable or leave it out"
-        ) from error
     # Headers can be damaged in any way, too.
     except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise ImageError(
+                f"the picture '{path}' cannot be read ({error.strerror}); make it readable or "
+                "leave it out"
+            ) from error
         raise _damaged(path, error) from error
 
 

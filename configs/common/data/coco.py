@@ -2,9 +2,7 @@
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import (
-    get_detection_dataset_dicts,
-)
+from detectron2.data import get_detection_dataset_dicts
 
 from mvit_det.data import DatasetMapper
 from mvit_det.data.loading import EvaluationLoader, TrainingLoader
@@ -51,6 +49,7 @@ dataloader = dict(
         ),
         total_batch_size=64,
         num_workers=4,
+        on_bad_image="${data.on_bad_image}",
     ),
     test=L(EvaluationLoader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
@@ -60,6 +59,7 @@ dataloader = dict(
             image_format="${...train.mapper.image_format}",
         ),
         num_workers=4,
+        on_bad_image="${data.on_bad_image}",
     ),
     evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.names}"),
 )
