@@ -45,7 +45,7 @@ def main() -> int:
         raise DatasetError(f"there is no folder of pictures '{arguments.images}'; check --images")
     dataset = read_coco_json(arguments.json)
     problems = find_problems(dataset, arguments.images)
-    print(*(problems or ["no problems"]), sep="\n")
+    print("\n".join(map(str, problems)) or "no problems")
     print(f"\n{count(dataset)}")
     if any(problem.severity == "error" for problem in problems):
         return 1

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from mvit_det.checkpoint import Checkpointer
+from mvit_det.checkpoint import Checkpointer, read_weights
 from mvit_det.checkpoint.writing import atomic_path
 from mvit_det.errors import CheckpointError
 
