@@ -1,20 +1,24 @@
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyConfig, instantiate
 from detectron2.data import MetadataCatalog
 from omegaconf import OmegaConf
 
 from mvit_det.checkpoint import Checkpointer
 from mvit_det.data import generate_shapes
-from mvit_det.engine import load_config, set_own_data, use_own_data
+from mvit_det.engine import (
+    evaluate_checkpoint,
+    load_config,
+    resolve_device,
+    set_own_data,
+    train,
+    use_own_data,
+)
 from mvit_det.errors import CheckpointError, ConfigError, DatasetError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -275,45 +279,36 @@ def test_boxes_alone_start_from_weights_with_a_mask_head(path, own, caplog):
     assert re.search(r"dropped on purpose +\d+ +mask head, which the model does not", caplog.text)
 
 
-def run_tool(*arguments, check=True):
-    process = subprocess.run(
-        [sys.executable, "tools/lazyconfig_train_net.py", "--device", "cpu", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0 or not check, process.stdout
-    return process
-
-
 def test_trains_and_evaluates_again_from_the_saved_config(own):
-    flags = [
-        part for key, path in paths(own).items() for part in ("--" + key.replace("_", "-"), path)
-    ]
+    """In one process; docs/own-data.md is run in several."""
+    config = make_config(own, "train.max_iter=2", "train.device=cpu")
+    use_own_data(config)
+    resolve_device(config)
     output = own / "output"
-    trained = run_tool(
-        *("--config-file", PICO, *flags, f"train.output_dir={output}", "train.max_iter=2")
-    )
-    assert "The 3 classes: bolt, nut, washer" in trained.stdout
+    output.mkdir()
+    LazyConfig.save(config, str(output / "config.yaml"))
+    train(config)
     checkpoint = torch.load(output / "model_final.pth", weights_only=True)
     assert checkpoint["class_names"] == ["bolt", "nut", "washer"]
     assert checkpoint["model"]["roi_heads.box_predictor.cls_score.weight"].shape[0] == 4
     results = output / "evaluation" / "coco_instances_results.json"
     at_the_end = json.loads(results.read_text())
     assert {result["category_id"] for result in at_the_end} <= set(NAMES)
+    assert (output / "evaluation" / "predictions.png").exists()
 
     results.unlink()
     shutil.rmtree(own / "train")
     weights = f"train.init_checkpoint={output}/model_final.pth"
-    run_tool("--config-file", output / "config.yaml", "--eval-only", weights)
+    config = load_config(output / "config.yaml", [weights])
+    use_own_data(config, evaluate_only=True)
+    evaluate_checkpoint(config)
     assert json.loads(results.read_text()) == at_the_end
 
 
-def test_a_mistake_is_shown_without_a_traceback(own):
-    process = run_tool("--config-file", PICO, "--train-json", own / "x.json", check=False)
-    assert process.returncode == 1
-    assert process.stdout.splitlines()[-1].startswith("error: --train-json needs --train-images")
-    assert "Traceback" not in process.stdout
+def test_trains_boxes_alone(own):
+    for name in ("train", "val"):
+        write(own / name, lambda dataset: [a.pop("segmentation") for a in dataset["annotations"]])
+    config = make_config(own, "train.max_iter=1", "train.device=cpu", path=CASCADE)
+    use_own_data(config)
+    resolve_device(config)
+    assert set(train(config)) == {"bbox"}
