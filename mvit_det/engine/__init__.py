@@ -2,6 +2,7 @@
 
 from .evaluate import evaluate, evaluate_checkpoint
 from .launching import launch
+from .own_data import set_own_data, use_own_data
 from .schedule import fit_schedule
 from .settings import choose_device, load_config, resolve_device
 from .stopping import TrainingStopped
@@ -16,5 +17,7 @@ __all__ = [
     "launch",
     "load_config",
     "resolve_device",
+    "set_own_data",
     "train",
+    "use_own_data",
 ]
