@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import ConfigError, DatasetError, ImageError
 from .sampling import BatchSequence
 from .seeding import seeded
+from .workers import leave_signals_to_the_parent
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ class TrainingLoader:
             batch_sampler=shares,
             num_workers=self.num_workers,
             collate_fn=_as_it_is,
+            worker_init_fn=leave_signals_to_the_parent,
         )
         for samples in loader:
             yield [self._accept(sample) for sample in samples]
@@ -179,6 +181,7 @@ class EvaluationLoader:
             sampler=InferenceSampler(len(dataset)),
             num_workers=num_workers,
             collate_fn=_as_it_is,
+            worker_init_fn=leave_signals_to_the_parent,
         )
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..data.loading import TrainingLoader
 from ..data.seeding import derive_seed
+from ..data.workers import deaths_of_workers_explained
 from .nonfinite import NonFiniteSteps
 from .parallel import (
     gradient_norm,
@@ -97,7 +98,8 @@ class Trainer(TrainerBase):
         """Runs the steps from `start_iter` up to `max_iter`, unless it is asked to stop before.
 
         Raises:
-            TrainingError: too many steps had an infinite or NaN loss or gradient.
+            TrainingError: too many steps had an infinite or NaN loss or gradient, or a process that
+                loads pictures died.
         """
         logger.info("Training from iteration %d to %d", start_iter, max_iter)
         self.iter = self.start_iter = start_iter
@@ -108,7 +110,7 @@ class Trainer(TrainerBase):
             )
         else:
             self._batches = iter(self.data_loader)
-        with EventStorage(start_iter) as self.storage:
+        with deaths_of_workers_explained(), EventStorage(start_iter) as self.storage:
             try:
                 self.before_train()
                 for self.iter in range(start_iter, max_iter):
