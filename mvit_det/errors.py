@@ -18,11 +18,15 @@ class ImageError(DatasetError):
 
 
 class TrainingError(MViTDetError):
-    """A training that cannot go on as it is."""
+    """A training, or an evaluation, that cannot go on as it is."""
 
 
 class CheckpointError(MViTDetError):
     """Weights that cannot be found, read or used."""
+
+
+class OutputError(MViTDetError):
+    """Results that cannot be written."""
 
 
 class DeviceError(MViTDetError):

@@ -25,6 +25,7 @@ from mvit_det.engine import (
     fit_schedule,
     launch,
     load_config,
+    prepare_output_dir,
     resolve_device,
     set_own_data,
     train,
@@ -71,6 +72,7 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     """Runs in each process."""
     config = load_config(arguments.config_file, arguments.opts)
+    prepare_output_dir(config)
     setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="mvit_det")
     set_own_data(config, **{path: getattr(arguments, path) for path in PATHS})
     use_own_data(

@@ -4,7 +4,7 @@ from .evaluate import evaluate, evaluate_checkpoint
 from .launching import launch
 from .own_data import set_own_data, use_own_data
 from .schedule import fit_schedule
-from .settings import choose_device, load_config, resolve_device
+from .settings import choose_device, load_config, prepare_output_dir, resolve_device
 from .stopping import TrainingStopped
 from .train import train
 
@@ -16,6 +16,7 @@ __all__ = [
     "fit_schedule",
     "launch",
     "load_config",
+    "prepare_output_dir",
     "resolve_device",
     "set_own_data",
     "train",

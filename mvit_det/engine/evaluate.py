@@ -1,7 +1,10 @@
 """Evaluation from a config."""
 
+import errno
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,42 @@ from torch import nn
 
 from ..checkpoint import Checkpointer, load_weights
 from ..data import check_datasets
-from ..errors import CheckpointError
+from ..data.workers import deaths_of_workers_explained
+from ..errors import CheckpointError, OutputError
 from ..evaluation import inference_on_dataset
 from ..visualization import save_prediction_sheet
 from .parallel import whole_weights
+from .settings import prepare_output_dir
 
 logger = logging.getLogger(__name__)
 
 
+# What a disk answers that is full, broken, or mounted for reading.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+@contextmanager
+def _refusals_explained() -> Iterator[None]:
+    """Says in one sentence that the disk takes no results.
+
+    Raises:
+        OutputError: it takes none.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # PyTorch fails over the file that is too short, and only hints at why it is.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError) or reason.errno not in _REFUSALS:
+            raise
+        raise OutputError(
+            f"cannot write results of the evaluation ({reason.strerror}); make room there, or "
+            "choose another folder with train.output_dir=…"
+        ) from error
+
+
+@deaths_of_workers_explained()
+@_refusals_explained()
 def evaluate(
     config: DictConfig, model: nn.Module, folder: str | Path = "evaluation"
 ) -> dict[str, Any]:
@@ -34,6 +65,11 @@ def evaluate(
     Returns:
         Metrics by task, `{"bbox": {"AP": …}, "segm": {"AP": …}}` in percent; empty in all
         processes but the main one.
+
+    Raises:
+        ImageError: a picture cannot be used, and `data.on_bad_image` is "raise".
+        OutputError: a file cannot be written.
+        TrainingError: a process that loads pictures died.
     """
     dataset = config.dataloader.test.dataset.names
     check_datasets(dataset)
@@ -69,7 +105,10 @@ def evaluate_checkpoint(
 
     Raises:
         CheckpointError: there are no weights, or they do not fit the model.
+        ConfigError: the output folder cannot be written.
+        ImageError, OutputError, TrainingError: as `evaluate`.
     """
+    prepare_output_dir(config)
     check_datasets(config.dataloader.test.dataset.names)
     model = instantiate(config.model).to(config.train.device)
     path = config.train.init_checkpoint

@@ -9,7 +9,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
 from ..checkpoint import Checkpointer, read_weights
-from ..errors import CheckpointError
+from ..errors import CheckpointError, OutputError
 from .averaging import WeightAverage
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,9 @@ class Checkpoints(HookBase):
 
 class Evaluations(HookBase):
     """Evaluates every so often and at the end, with weights and their average, and keeps the best.
+
+    Results or best weights that cannot be written do not end the training; only those of the
+    evaluation at the end have to be.
 
     Attributes:
         results: metrics of the last evaluation by task; those of the average under "ema".
@@ -117,17 +120,27 @@ class Evaluations(HookBase):
             self._evaluate()
 
     def _evaluate(self) -> None:
-        results = self.evaluate("evaluation")
+        results = self._results("evaluation")
         self._keep_if_best(results, "weights")
         if self.average is not None:
             with self.average.applied():
-                averaged = self.evaluate("evaluation_ema")
+                averaged = self._results("evaluation_ema")
                 self._keep_if_best(averaged, "averaged weights")
             results = {**results, **{f"ema/{task}": m for task, m in averaged.items()}}
         self.results = results
         if comm.is_main_process():
             self.trainer.storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
         comm.synchronize()
+
+    def _results(self, folder: str) -> dict[str, Any]:
+        """Metrics by task; none if they could not be written and the training goes on."""
+        try:
+            return self.evaluate(folder)
+        except OutputError as error:
+            if self.trainer.iter >= self.trainer.max_iter:
+                raise
+            logger.error("The training goes on without this evaluation: %s", error)
+            return {}
 
     def _keep_if_best(self, results: dict[str, Any], which: str) -> None:
         """Saves the weights in use if they are better than all before."""
@@ -137,7 +150,7 @@ class Evaluations(HookBase):
         value = float(metrics.get(self.best_metric, float("nan")))
         # All processes save together, and only the main one has the metrics.
         value = comm.all_gather(value)[0]
-        if comm.is_main_process() and self.best_metric not in metrics:
+        if metrics and self.best_metric not in metrics:
             logger.warning(
                 "train.best_metric='%s' is none of the metrics: %s",
                 self.best_metric,
@@ -145,12 +158,15 @@ class Evaluations(HookBase):
             )
         if value > self.best:
             self.best = value
-            self.checkpointer.save(
-                BEST,
-                resumable=False,
-                metric=self.best_metric,
-                value=value,
-                iteration=self.trainer.iter,
-                weights=which,
-            )
+            try:
+                self.checkpointer.save(
+                    BEST,
+                    resumable=False,
+                    metric=self.best_metric,
+                    value=value,
+                    iteration=self.trainer.iter,
+                    weights=which,
+                )
+            except CheckpointError as error:
+                logger.error("The best weights so far are not saved: %s", error)
             logger.info("Best %s so far, of the %s: %.2f", self.best_metric, which, value)

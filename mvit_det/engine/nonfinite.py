@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..checkpoint.writing import atomic_path
-from ..errors import TrainingError
+from ..errors import CheckpointError, TrainingError
 from ..modeling import MViTv2
 from ..modeling.plan import BlockPlan
 from .parallel import local_tensor, unwrapped
@@ -71,9 +71,12 @@ class NonFiniteSteps:
                 / (f"iteration_{trainer.iter:07d}_process_{comm.get_rank()}.json")
             )
             content = _report(trainer, parts, norm)
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(content, indent=1))
-            report = f"; the batch, its losses and gradients are written down in '{path}'"
+            try:
+                with atomic_path(path) as temporary:
+                    temporary.write_text(json.dumps(content, indent=1))
+                report = f"; the batch, its losses and gradients are written down in '{path}'"
+            except CheckpointError as error:
+                report = f"; the batch, its losses and gradients are not written down: {error}"
         if ends:
             raise TrainingError(
                 f"the loss or its gradient was infinite or NaN at iteration {trainer.iter}"

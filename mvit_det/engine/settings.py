@@ -1,6 +1,7 @@
 """From a config file and a command line to settings that this machine can run."""
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,30 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     except (OverrideParseException, KeyError) as error:
         reason = str(error.args[0]).splitlines()[0]
         raise ConfigError(f"cannot apply {' '.join(overrides)}: {reason}") from error
+
+
+def prepare_output_dir(config: DictConfig) -> None:
+    """Makes the folder `train.output_dir`, and checks that files can be written there.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    folder = config.train.output_dir
+    try:
+        if not folder:
+            raise OSError("it has no name")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"1")
+            file.flush()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if isinstance(error, FileExistsError):
+            reason = "a file has this name"
+        raise ConfigError(
+            f"cannot write to the output folder '{folder}' ({reason}); choose another one with "
+            "train.output_dir=…"
+        ) from error
 
 
 def choose_device(requested: str = "") -> str:

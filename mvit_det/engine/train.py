@@ -21,8 +21,10 @@ from .evaluate import class_names, evaluate
 from .hooks import Checkpoints, Evaluations
 from .nonfinite import NonFiniteSteps
 from .parallel import parallelize
+from .settings import prepare_output_dir
 from .stopping import TrainingStopped, stop_request
 from .trainer import Trainer
+from .writers import TolerantWriter
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +47,21 @@ def train(
         those of averaged weights with "ema/" before the name of the task.
 
     Raises:
-        ConfigError: the schedule is empty, or a setting of `train` is out of its range.
+        ConfigError: the schedule is empty, a setting of `train` is out of its range, or the output
+            folder cannot be written.
         DatasetError: files of a data set are missing.
         ImageError: a picture cannot be used, and `data.on_bad_image` is "raise".
         CheckpointError: weights to start from cannot be had, or do not fit the model; or the last
             checkpoint cannot be written.
-        TrainingError: the loss or its gradient stays infinite or NaN.
+        OutputError: results of the last evaluation cannot be written.
+        TrainingError: the loss or its gradient stays infinite or NaN, or a process that loads
+            pictures died.
         TrainingStopped: SIGTERM or Ctrl-C came, and the training can be resumed from there.
     """
     settings = config.train
     if settings.max_iter < 1:
         raise ConfigError(f"train.max_iter must be positive, not {settings.max_iter}")
+    prepare_output_dir(config)
     check_datasets(config.dataloader.train.dataset.names, config.dataloader.test.dataset.names)
 
     seed = settings.seed if settings.seed >= 0 else comm.shared_random_seed()
@@ -107,8 +113,9 @@ def train(
         )
         writer = None
         if comm.is_main_process():
+            writers = default_writers(settings.output_dir, settings.max_iter)
             writer = hooks.PeriodicWriter(
-                default_writers(settings.output_dir, settings.max_iter), period=settings.log_period
+                [TolerantWriter(writer) for writer in writers], period=settings.log_period
             )
         trainer.register_hooks(
             [
