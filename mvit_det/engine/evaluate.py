@@ -13,18 +13,19 @@ from torch import nn
 from ..checkpoint import Checkpointer, load_weights
 from ..data import check_datasets
 from ..errors import CheckpointError
-from ..evaluation import inference_on_dataset
+from ..evaluation import inference_on_dataset, save_report
 from ..visualization import save_prediction_sheet
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate(config: DictConfig, model: nn.Module) -> dict[str, Any]:
-    """Evaluates a model, and draws some of its predictions.
+    """Evaluates a model, and draws its metrics and some of its predictions.
 
     Args:
-        config: `dataloader.test`, `dataloader.evaluator` and `train` are used. Predictions and
-            the sheet of pictures go to the folder `evaluation` in `train.output_dir`.
+        config: `dataloader.test`, `dataloader.evaluator` and `train` are used. Predictions, the
+            files of `save_report` and the sheet of pictures go to the folder `evaluation` in
+            `train.output_dir`.
         model: the detector; its mode stays as it was.
 
     Returns:
@@ -37,6 +38,7 @@ def evaluate(config: DictConfig, model: nn.Module) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     evaluator = instantiate({**config.dataloader.evaluator, "output_dir": str(folder)})
     results = inference_on_dataset(model, instantiate(config.dataloader.test), evaluator)
+    save_report(evaluator, folder)
     if comm.is_main_process() and config.train.sheet_images:
         sheet = folder / "predictions.png"
         save_prediction_sheet(
