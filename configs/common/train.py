@@ -17,12 +17,23 @@ train = dict(
     compile=False,
     # Largest norm of the gradient; 0 does not clip.
     clip_gradient_norm=0.0,
+    # Parts in which each process sees its share of a batch, one after the other.
+    accumulate=1,
+    # An average of the weights over about 1 / (1 - decay) steps, evaluated beside them.
+    ema=dict(enabled=False, decay=0.9998, warmup=2000),
+    # The weights with the highest value of this metric are kept as model_best.pth; '' keeps none.
+    best_metric="bbox/AP",
+    # Steps in a row that are left out because loss or gradient are infinite or NaN.
+    nonfinite_limit=10,
+    # How several processes share the work: 'ddp' has the whole model in each, 'fsdp' a share of it.
+    parallel="ddp",
     ddp=dict(
         broadcast_buffers=False,
         find_unused_parameters=False,
         fp16_compression=False,
     ),
-    checkpointer=dict(period=5000, max_to_keep=100),
+    # In iterations; so many numbered checkpoints are kept.
+    checkpointer=dict(period=5000, keep_last=3),
     # In iterations. An evaluation after the last one takes place anyway.
     eval_period=5000,
     log_period=20,

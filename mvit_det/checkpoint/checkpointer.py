@@ -1,28 +1,32 @@
 """Checkpoints of a training run: writing them, going on from them, and what a run starts from."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fvcore.common.checkpoint
 import numpy as np
 import torch
 import torch.distributed
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import CheckpointError
+from .formats import Weights
 from .loading import fill_model, read_weights
-from .matching import Purpose
 from .writing import atomic_path
 
 logger = logging.getLogger(__name__)
 
 # What PyTorch reads without running code, besides tensors and containers.
 _PLAIN = (str, bytes, bool, int, float, complex, type(None), torch.Size, torch.dtype, torch.device)
+# Checkpoints that hold all a training needs to go on.
+_RESUMABLE = re.compile(r"model_(\d+|final)\.pth")
 
 
-class Checkpointer(fvcore.common.checkpoint.Checkpointer):
+class Checkpointer:
     """Writes checkpoints whole or not at all, and reads them with `load_weights`'s care.
 
     `last_checkpoint` in the folder names the last one that is whole.
@@ -35,103 +39,139 @@ class Checkpointer(fvcore.common.checkpoint.Checkpointer):
         *,
         trust: bool = False,
         fresh_head: bool = False,
-        **checkpointables: Any,
+        class_names: Sequence[str] = (),
     ) -> None:
         """Builds a checkpointer.
 
         Args:
-            model: to save and fill.
+            model: to save and fill; perhaps in DistributedDataParallel, or, to save it, sharded.
             save_dir: folder of the checkpoints; '' saves nothing.
             trust: lets files run code while they are read.
             fresh_head: leaves layers that depend on the classes out of what a training starts from.
-            checkpointables: other objects with `state_dict` and `load_state_dict`, by name.
+            class_names: one per class of the model, written into every checkpoint as "class_names",
+                so that whoever uses it can name what it finds; empty writes none.
         """
-        is_main = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-        super().__init__(model, str(save_dir), save_to_disk=is_main, **checkpointables)
+        self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        self.save_dir = Path(save_dir) if save_dir else None
         self.trust = trust
         self.fresh_head = fresh_head
+        self.class_names = list(class_names)
 
-    def save(self, name: str, **extras: Any) -> None:
-        """Writes model, checkpointables and `extras` to `name.pth`; does so in one process only.
+    def save(self, name: str, *, resumable: bool = True, **extras: Any) -> None:
+        """Writes the model and `extras` to `name.pth`.
+
+        In distributed training all processes have to call it, and the main one writes.
+
+        Args:
+            name: without the ending.
+            resumable: whether `last_checkpoint` shall name the file.
+            extras: what else the file shall hold: tensors, numbers, text, containers of them.
 
         Raises:
             CheckpointError: the disk refuses it, or it holds what could not be read again.
         """
-        if not self.save_dir or not self.save_to_disk:
+        if not self.save_dir:
             return
-        state = {key: item.state_dict() for key, item in self.checkpointables.items()}
-        data = {"model": self.model.state_dict()}
-        data.update((key, _to_plain(item, key)) for key, item in {**state, **extras}.items())
-        path = Path(self.save_dir) / f"{name}.pth"
+        state = {key: _whole(value) for key, value in self.model.state_dict().items()}
+        if not _is_main_process():
+            return
+        data = {"model": state, **extras}
+        if self.class_names:
+            data["class_names"] = self.class_names
+        data = {key: _to_plain(item, key) for key, item in data.items()}
+        path = self.save_dir / f"{name}.pth"
         with atomic_path(path) as temporary:
             torch.save(data, temporary)
-        self.tag_last_checkpoint(path.name)
+        if resumable:
+            with atomic_path(self.save_dir / "last_checkpoint") as temporary:
+                temporary.write_text(path.name)
         logger.info("Saved %s", path)
 
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Notes which checkpoint is the last."""
-        with atomic_path(Path(self.save_dir) / "last_checkpoint") as temporary:
-            temporary.write_text(last_filename_basename)
+    def checkpoints(self) -> list[Path]:
+        """Files to go on from: first the one that `last_checkpoint` names, then the newest."""
+        if not self.save_dir or not self.save_dir.is_dir():
+            return []
+        found = [path for path in self.save_dir.iterdir() if _RESUMABLE.fullmatch(path.name)]
+        found.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        note = self.save_dir / "last_checkpoint"
+        if note.is_file():
+            last = note.read_text().strip()
+            found.sort(key=lambda path: path.name != last)
+            if all(path.name != last for path in found):
+                logger.warning("'%s' names '%s', which is not there", note, last)
+        return found
 
-    def load(
-        self,
-        path: str | Path,
-        checkpointables: Sequence[str] | None = None,
-        *,
-        purpose: Purpose = "evaluate",
-    ) -> dict[str, Any]:
-        """Fills the model, and then the checkpointables.
+    def keep_last(self, number: int) -> None:
+        """Deletes all numbered checkpoints but the newest; does so in the main process only."""
+        if self.save_dir and _is_main_process():
+            numbered = sorted(self.save_dir.glob("model_[0-9]*.pth"))
+            for path in numbered[: max(len(numbered) - number, 0)]:
+                path.unlink()
 
-        Args:
-            path: file or address; '' loads nothing.
-            checkpointables: which to fill, all of which have to be in the file; None is all.
-            purpose: as for `load_weights`.
-
-        Returns:
-            What else the file holds.
-
-        Raises:
-            CheckpointError: the file cannot be had, read or used; the model is as it was.
-        """
-        if not path:
-            logger.info("No weights to start from: the model starts from scratch")
-            return {}
-        weights = read_weights(path, trust=self.trust)
-        extras = dict(weights.extras)
-        names = list(self.checkpointables if checkpointables is None else checkpointables)
-        for name in names:
-            if name not in extras:
-                raise CheckpointError(
-                    f"'{path}' has weights but no state of the {name} to go on from; start a new "
-                    "training with train.init_checkpoint and without '--resume'"
-                )
-        fresh_head = self.fresh_head and purpose == "train"
-        fill_model(self.model, weights, path, purpose=purpose, fresh_head=fresh_head)
-        for name in names:
-            self.checkpointables[name].load_state_dict(extras.pop(name))
-        return extras
+    def remove_unfinished(self) -> None:
+        """Deletes what processes that were killed while they wrote a checkpoint have left."""
+        if self.save_dir and _is_main_process():
+            for path in self.save_dir.glob(".*.pth.*.tmp"):
+                path.unlink()
 
     def resume_or_load(self, path: str | Path, *, resume: bool = True) -> dict[str, Any]:
         """Goes on from the last checkpoint if there is one, and starts from `path` if not.
+
+        A damaged checkpoint is passed over, with a warning, for the one before it.
 
         Args:
             path: file or address of weights to start from; '' starts from scratch.
             resume: False starts from `path` in any case.
 
         Returns:
-            As `load`.
+            What else the last checkpoint holds; {} where the training starts.
 
         Raises:
-            CheckpointError: as `load`.
+            CheckpointError: there is no file that can be had, read or used; the model is as it was.
         """
-        if resume and self.has_checkpoint():
-            return self.load(self.get_checkpoint_file())
+        if resume and (found := self.checkpoints()):
+            checkpoint, weights = self._newest_whole(found)
+            if "trainer" not in weights.extras:
+                raise CheckpointError(
+                    f"'{checkpoint}' has weights but no state of the trainer to go on from; start "
+                    "a new training with train.init_checkpoint and without '--resume'"
+                )
+            fill_model(self.model, weights, checkpoint)
+            return dict(weights.extras)
+        if not path:
+            logger.info("No weights to start from: the model starts from scratch")
+            return {}
         try:
-            return self.load(path, checkpointables=[], purpose="train")
+            weights = read_weights(path, trust=self.trust)
+            fill_model(self.model, weights, path, purpose="train", fresh_head=self.fresh_head)
         except CheckpointError as error:
             raise CheckpointError(
                 f"{error}; to start from scratch instead, set train.init_checkpoint=''"
             ) from error
+        return {}
+
+    def _newest_whole(self, paths: Sequence[Path]) -> tuple[Path, Weights]:
+        """The first of the files that can be read, and what it holds."""
+        problems = []
+        for path in paths:
+            try:
+                return path, read_weights(path, trust=self.trust)
+            except CheckpointError as error:
+                problems.append(str(error))
+                logger.warning("Cannot go on from this checkpoint: %s", error)
+        raise CheckpointError(
+            f"no checkpoint in '{self.save_dir}' can be read ({'; '.join(problems)}); start the "
+            "training anew without '--resume'"
+        )
+
+
+def _is_main_process() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def _whole(value: Any) -> Any:
+    """A sharded tensor put together, on the CPU; anything else as it is."""
+    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
 
 
 def _to_plain(value: Any, place: str) -> Any:
@@ -146,7 +186,7 @@ def _to_plain(value: Any, place: str) -> Any:
     Raises:
         CheckpointError: there is something else.
     """
-    if isinstance(value, torch.Tensor) or type(value) in _PLAIN:
+    if isinstance(value, Tensor) or type(value) in _PLAIN:
         return value
     if isinstance(value, np.generic):
         return value.item()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
@@ -19,14 +20,16 @@ from ..visualization import save_prediction_sheet
 logger = logging.getLogger(__name__)
 
 
-def evaluate(config: DictConfig, model: nn.Module) -> dict[str, Any]:
+def evaluate(
+    config: DictConfig, model: nn.Module, folder: str | Path = "evaluation"
+) -> dict[str, Any]:
     """Evaluates a model, and draws its metrics and some of its predictions.
 
     Args:
-        config: `dataloader.test`, `dataloader.evaluator` and `train` are used. Predictions, the
-            files of `save_report` and the sheet of pictures go to the folder `evaluation` in
-            `train.output_dir`.
+        config: `dataloader.test`, `dataloader.evaluator` and `train` are used.
         model: the detector; its mode stays as it was.
+        folder: within `train.output_dir`, for predictions, the files of `save_report`, and the
+            sheet of pictures.
 
     Returns:
         Metrics by task, `{"bbox": {"AP": …}, "segm": {"AP": …}}` in percent; empty in all
@@ -34,7 +37,7 @@ def evaluate(config: DictConfig, model: nn.Module) -> dict[str, Any]:
     """
     dataset = config.dataloader.test.dataset.names
     check_datasets(dataset)
-    folder = Path(config.train.output_dir) / "evaluation"
+    folder = Path(config.train.output_dir) / folder
     folder.mkdir(parents=True, exist_ok=True)
     evaluator = instantiate({**config.dataloader.evaluator, "output_dir": str(folder)})
     results = inference_on_dataset(model, instantiate(config.dataloader.test), evaluator)
@@ -71,7 +74,7 @@ def evaluate_checkpoint(
     model = instantiate(config.model).to(config.train.device)
     path = config.train.init_checkpoint
     if resume:
-        path = Checkpointer(model, config.train.output_dir).get_checkpoint_file() or path
+        path = next(iter(Checkpointer(model, config.train.output_dir).checkpoints()), path)
     if not path:
         raise CheckpointError(
             "there are no weights to evaluate: name a file with train.init_checkpoint=…, or use "
@@ -79,3 +82,14 @@ def evaluate_checkpoint(
         )
     load_weights(model, path, purpose="evaluate", trust=trust_checkpoint)
     return evaluate(config, model)
+
+
+def class_names(config: DictConfig) -> list[str]:
+    """Names of the classes that a config trains: its own, or those of its training data.
+
+    They are known once the data set has been loaded; [] if the data set does not name them.
+    """
+    own = config.get("data", {}).get("class_names", [])
+    names = config.dataloader.train.dataset.names
+    registered = names if isinstance(names, str) else names[0]
+    return list(own or MetadataCatalog.get(registered).get("thing_classes", []))

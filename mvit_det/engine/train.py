@@ -3,16 +3,25 @@
 import logging
 from typing import Any
 
+import torch
 from detectron2.config import instantiate
 from detectron2.engine import default_writers, hooks
-from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
 from omegaconf import DictConfig
+from torch import nn
 
 from ..checkpoint import Checkpointer
 from ..data import check_datasets
+from ..data.loading import TrainingLoader
+from ..data.seeding import derive_seed
 from ..errors import ConfigError
-from .evaluate import evaluate
+from ..modeling import MViTv2
+from .averaging import WeightAverage
+from .evaluate import class_names, evaluate
+from .hooks import Checkpoints, Evaluations
+from .nonfinite import NonFiniteSteps
+from .parallel import parallelize
+from .stopping import TrainingStopped, stop_request
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -23,6 +32,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains a model, evaluates it, and leaves checkpoints, logs and results in the output folder.
 
+    In distributed training every process calls it.
+
     Args:
         config: `model`, `dataloader`, `optimizer`, `lr_multiplier` and `train`, see
             `configs/common/train.py`.
@@ -30,72 +41,102 @@ def train(
         trust_checkpoint: lets the file of weights run code while it is read.
 
     Returns:
-        The metrics of the evaluation after the last iteration, as `evaluate` returns them.
+        The metrics of the evaluation after the last iteration, as `evaluate` returns them, and
+        those of averaged weights with "ema/" before the name of the task.
 
     Raises:
-        ConfigError: the schedule is empty.
+        ConfigError: the schedule is empty, or a setting of `train` is out of its range.
         DatasetError: files of a data set are missing.
-        CheckpointError: weights to start from cannot be had, or do not fit the model.
+        ImageError: a picture cannot be used, and `data.on_bad_image` is "raise".
+        CheckpointError: weights to start from cannot be had, or do not fit the model; or the last
+            checkpoint cannot be written.
+        TrainingError: the loss or its gradient stays infinite or NaN.
+        TrainingStopped: SIGTERM or Ctrl-C came, and the training can be resumed from there.
     """
-    if config.train.max_iter < 1:
-        raise ConfigError(f"train.max_iter must be positive, not {config.train.max_iter}")
+    settings = config.train
+    if settings.max_iter < 1:
+        raise ConfigError(f"train.max_iter must be positive, not {settings.max_iter}")
     check_datasets(config.dataloader.train.dataset.names, config.dataloader.test.dataset.names)
 
-    device = config.train.device
-    model = instantiate(config.model).to(device)
+    seed = settings.seed if settings.seed >= 0 else comm.shared_random_seed()
+    torch.manual_seed(derive_seed(seed))
+    model = instantiate(config.model)
     logger.info("Model:\n%s", model)
-    if config.train.compile:
-        model.backbone.bottom_up.compile(fullgraph=True)
+    # Weights first: what shards a model spreads what is there.
+    loader = Checkpointer(
+        model, settings.output_dir, trust=trust_checkpoint, fresh_head=settings.fresh_head
+    )
+    saved = loader.resume_or_load(settings.init_checkpoint, resume=resume)
+    loader.remove_unfinished()
+
+    model = parallelize(model, settings.parallel, settings.device, settings.ddp)
+    if settings.compile:
+        _compile_backbone(model)
     config.optimizer.params.model = model
     optimizer = instantiate(config.optimizer)
     # The config shall stay what can be written to a file.
     config.optimizer.params.pop("model")
-    if device == "cpu":
-        # Without a GPU, DistributedDataParallel must not be told one.
-        model = create_ddp_model(model, device_ids=None, **config.train.ddp)
-    else:
-        model = create_ddp_model(model, **config.train.ddp)
+    data_loader = instantiate(config.dataloader.train)
 
-    trainer = Trainer(
-        model,
-        instantiate(config.dataloader.train),
-        optimizer,
-        device=device,
-        amp_dtype=config.train.amp.dtype if config.train.amp.enabled else None,
-        clip_gradient_norm=config.train.clip_gradient_norm,
-    )
-    checkpointer = Checkpointer(
-        model,
-        config.train.output_dir,
-        trust=trust_checkpoint,
-        fresh_head=config.train.fresh_head,
-        trainer=trainer,
-    )
-    results: dict[str, Any] = {}
-
-    def evaluate_now() -> dict[str, Any]:
-        results.clear()
-        results.update(evaluate(config, model))
-        return results
-
-    is_main = comm.is_main_process()
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(config.lr_multiplier)),
-            hooks.PeriodicCheckpointer(checkpointer, **config.train.checkpointer)
-            if is_main
-            else None,
-            hooks.EvalHook(config.train.eval_period, evaluate_now),
-            hooks.PeriodicWriter(
-                default_writers(config.train.output_dir, config.train.max_iter),
-                period=config.train.log_period,
+    with stop_request() as request:
+        trainer = Trainer(
+            model,
+            data_loader,
+            optimizer,
+            device=settings.device,
+            seed=seed,
+            accumulate=settings.accumulate,
+            amp_dtype=settings.amp.dtype if settings.amp.enabled else None,
+            clip_gradient_norm=settings.clip_gradient_norm,
+            nonfinite=NonFiniteSteps(settings.nonfinite_limit, settings.output_dir),
+            should_stop=lambda: bool(request),
+        )
+        checkpointer = Checkpointer(
+            model, settings.output_dir, trust=trust_checkpoint, class_names=class_names(config)
+        )
+        average = None
+        if settings.ema.enabled:
+            average = WeightAverage(model, settings.ema.decay, settings.ema.warmup)
+        evaluations = Evaluations(
+            lambda folder: evaluate(config, model, folder),
+            settings.eval_period,
+            checkpointer,
+            best_metric=settings.best_metric,
+            average=average,
+            resumed=bool(saved),
+        )
+        writer = None
+        if comm.is_main_process():
+            writer = hooks.PeriodicWriter(
+                default_writers(settings.output_dir, settings.max_iter), period=settings.log_period
             )
-            if is_main
-            else None,
-        ]
-    )
-    checkpointer.resume_or_load(config.train.init_checkpoint, resume=resume)
-    start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    trainer.train(start, config.train.max_iter)
-    return results
+        trainer.register_hooks(
+            [
+                hooks.IterationTimer(),
+                hooks.LRScheduler(scheduler=instantiate(config.lr_multiplier)),
+                average,
+                Checkpoints(checkpointer, **settings.checkpointer),
+                evaluations,
+                writer,
+            ]
+        )
+        start = 0
+        if saved:
+            trainer.load_state_dict(saved["trainer"])
+            start = trainer.iter + 1
+        trainer.train(start, settings.max_iter)
+    if isinstance(data_loader, TrainingLoader) and data_loader.skipped:
+        logger.warning(
+            "Pictures that were skipped (%d):\n%s",
+            len(data_loader.skipped),
+            "\n".join(data_loader.skipped),
+        )
+    if trainer.stopped:
+        raise TrainingStopped(request.signal, trainer.iter + 1)
+    return evaluations.results
+
+
+def _compile_backbone(model: nn.Module) -> None:
+    for part in model.modules():
+        if isinstance(part, MViTv2):
+            part.compile(fullgraph=True)

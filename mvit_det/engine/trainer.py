@@ -1,70 +1,198 @@
-"""The training step."""
+"""The training loop and its step."""
 
+import logging
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from detectron2.engine import SimpleTrainer
-from torch import nn
-from torch.utils.data import DataLoader
+import torch.distributed as dist
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from ..data.loading import TrainingLoader
+from ..data.seeding import derive_seed
+from .nonfinite import NonFiniteSteps
+from .parallel import (
+    gradient_norm,
+    optimizer_state,
+    restore_optimizer,
+    scale_gradients,
+    synchronized,
+)
+
+logger = logging.getLogger(__name__)
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Trainer(SimpleTrainer):
-    """Detectron2's trainer with mixed precision on any device, and gradient clipping.
+class Trainer(TrainerBase):
+    """Trains a detector, with Detectron2's hooks.
 
-    Args:
-        model: returns a dict of losses for a batch.
-        data_loader: yields batches.
-        optimizer: updates the model's parameters.
-        device: "cuda" or "cpu", where autocast applies.
-        amp_dtype: "bf16", "fp16", or None for fp32 throughout. Losses are scaled for fp16 only.
-        clip_gradient_norm: largest norm that all gradients together may have; 0 does not clip.
+    What is random in a step, be it in the model or in the data, depends on the seed and the number
+    of the step alone. With the state of `state_dict` a training so goes on as if it had not been
+    interrupted, bit for bit where the arithmetic itself is deterministic, as it is on the CPU.
+
+    A step sees one batch, in `accumulate` parts one after the other. Its gradient is the mean of
+    the parts', as it is the mean of the processes' gradients in distributed training: `accumulate`
+    parts on one process and one part on each of as many processes give the same.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        data_loader: DataLoader,
+        data_loader: Iterable[Any],
         optimizer: torch.optim.Optimizer,
         *,
         device: str,
+        seed: int = 0,
+        accumulate: int = 1,
         amp_dtype: str | None = None,
         clip_gradient_norm: float = 0.0,
+        nonfinite: NonFiniteSteps | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        super().__init__(model, data_loader, optimizer, zero_grad_before_forward=True)
+        """Prepares a training.
+
+        Args:
+            model: returns a dict of losses for a batch, with the same keys in every process;
+                perhaps in DistributedDataParallel, or sharded.
+            data_loader: a `TrainingLoader`, or any other endless iterable of batches, which then
+                begins anew when a training is taken up again.
+            optimizer: updates the model's parameters.
+            device: "cuda" or "cpu", where autocast applies.
+            seed: at least 0.
+            accumulate: parts of each batch; of other iterables than a `TrainingLoader`, batches
+                per step.
+            amp_dtype: "bf16", "fp16", or None for fp32 throughout. Losses are scaled for fp16 only.
+            clip_gradient_norm: largest norm that all gradients together may have; 0 does not clip.
+            nonfinite: decides about steps whose loss or gradient is infinite or NaN, which never
+                change the model; by default the first one ends the training.
+            should_stop: asked at each step; once it is True in any process, the training ends
+                after the step in all of them, and `stopped` is True.
+        """
+        super().__init__()
+        model.train()
+        self.model = model
+        self.data_loader = data_loader
+        self.optimizer = optimizer
+        self.device = device
+        self.seed = seed
+        self.accumulate = accumulate
         self.clip_gradient_norm = clip_gradient_norm
+        self.nonfinite = nonfinite or NonFiniteSteps(limit=0)
+        self.should_stop = should_stop
+        self.stopped = False
         self.autocast = torch.autocast(
             torch.device(device).type,
             dtype=AMP_DTYPES.get(amp_dtype or "bf16"),
             enabled=amp_dtype is not None,
         )
         self.grad_scaler = torch.amp.GradScaler(device, enabled=amp_dtype == "fp16")
+        self._batches: Iterator[Any] = iter(())
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Runs the steps from `start_iter` up to `max_iter`, unless it is asked to stop before.
+
+        Raises:
+            TrainingError: too many steps had an infinite or NaN loss or gradient.
+        """
+        logger.info("Training from iteration %d to %d", start_iter, max_iter)
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        if isinstance(self.data_loader, TrainingLoader):
+            self._batches = self.data_loader.batches(
+                seed=self.seed, start=start_iter, accumulate=self.accumulate
+            )
+        else:
+            self._batches = iter(self.data_loader)
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                for self.iter in range(start_iter, max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                    if self.stopped:
+                        break
+                else:
+                    # Hooks tell by this that the training went through.
+                    self.iter = max_iter
+            finally:
+                self.after_train()
+                # Ends the processes that load pictures.
+                self._batches = iter(())
 
     def run_step(self) -> None:
         """Updates the model once, on the next batch."""
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-
         self.optimizer.zero_grad()
-        with self.autocast:
-            losses = self.model(data)
-        self.grad_scaler.scale(sum(losses.values())).backward()
-        if self.clip_gradient_norm:
-            self.grad_scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_gradient_norm)
-        self._write_metrics(losses, data_time)
-        self.grad_scaler.step(self.optimizer)
+        data_time = 0.0
+        parts = []
+        for part in range(self.accumulate):
+            start = time.perf_counter()
+            batch = next(self._batches)
+            data_time += time.perf_counter() - start
+            # The generators of PyTorch; nothing in a model draws from another.
+            number = part * comm.get_world_size() + comm.get_rank()
+            torch.manual_seed(derive_seed(self.seed, self.iter, number))
+            with synchronized(self.model, part == self.accumulate - 1):
+                with self.autocast:
+                    losses = self.model(batch)
+                self.grad_scaler.scale(sum(losses.values()) / self.accumulate).backward()
+            parts.append((batch, {name: loss.detach() for name, loss in losses.items()}))
+        self.grad_scaler.unscale_(self.optimizer)
+        norm = gradient_norm(self.model)
+        losses = self._mean_losses([losses for _, losses in parts])
+        if all(map(torch.isfinite, (norm, *losses.values()))):
+            self.nonfinite.passed()
+            if self.clip_gradient_norm:
+                scale_gradients(self.model, self.clip_gradient_norm, norm)
+            self.grad_scaler.step(self.optimizer)
+        else:
+            self.nonfinite.failed(self, parts, norm)
         self.grad_scaler.update()
+        self._write_metrics(losses, norm, data_time)
+
+    def _mean_losses(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Losses of the whole batch; also agrees with the other processes on whether to stop."""
+        names = sorted(parts[0])
+        stop = torch.tensor(float(self.should_stop()), device=self.device)
+        means = [torch.stack([part[name].float() for part in parts]).mean() for name in names]
+        values = torch.stack([stop, *means])
+        if comm.get_world_size() > 1:
+            dist.all_reduce(values)
+            values /= comm.get_world_size()
+        stop, *means = values.cpu()
+        self.stopped = bool(stop > 0)
+        return dict(zip(names, means, strict=True))
+
+    def _write_metrics(self, losses: Mapping[str, Tensor], norm: Tensor, data_time: float) -> None:
+        values = {name: loss.item() for name, loss in losses.items()}
+        self.storage.put_scalars(
+            cur_iter=self.iter,
+            total_loss=sum(values.values()),
+            grad_norm=norm.item(),
+            data_time=data_time,
+        )
+        if len(values) > 1:
+            self.storage.put_scalars(cur_iter=self.iter, **values)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of hooks, optimizer and loss scaling."""
-        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+        """What a training needs to go on; all processes have to ask for it together."""
+        return {
+            **super().state_dict(),
+            "optimizer": optimizer_state(self.model, self.optimizer),
+            "grad_scaler": self.grad_scaler.state_dict(),
+            "seed": self.seed,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned; a run without loss scaling has none to restore."""
+        """Restores what `state_dict` returned, whatever number of processes it was made by."""
         super().load_state_dict(state)
+        restore_optimizer(self.model, self.optimizer, state["optimizer"])
+        # A run without loss scaling has none to restore.
         if self.grad_scaler.is_enabled() and state["grad_scaler"]:
             self.grad_scaler.load_state_dict(state["grad_scaler"])
+        self.seed = state["seed"]

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from mvit_det.checkpoint import Checkpointer
+from mvit_det.checkpoint import Checkpointer, read_weights
 from mvit_det.checkpoint.writing import atomic_path
 from mvit_det.errors import CheckpointError
 
@@ -73,6 +73,21 @@ def test_starting_from_weights_leaves_the_trainer(tmp_path):
     assert other.iteration == 0
     assert torch.equal(fresh.weight, model.weight)
     assert checkpointer.resume_or_load("", resume=False) == {}
+
+
+def test_class_names_are_in_every_checkpoint(tmp_path):
+    names = OmegaConf.create(["oil can", "Schraube"])
+    checkpointer = Checkpointer(nn.Linear(3, 2), tmp_path, class_names=names)
+    for file in ("model_0000002", "model_final"):
+        checkpointer.save(file, iteration=2)
+        found = read_weights(tmp_path / f"{file}.pth").extras["class_names"]
+        assert found == ["oil can", "Schraube"]
+        assert type(found) is list
+    Checkpointer(nn.Linear(3, 2), tmp_path).save("without")
+    assert "class_names" not in read_weights(tmp_path / "without.pth").extras
+    # Files from before there were names, and those with names, go into any checkpointer.
+    for file in ("without", "model_final"):
+        checkpointer.load(tmp_path / f"{file}.pth")
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path):

@@ -12,7 +12,8 @@ from detectron2.config import LazyConfig, instantiate
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 
 from mvit_det import MViTv2
-from mvit_det.checkpoint import read_weights
+from mvit_det.checkpoint import Checkpointer, read_weights
+from mvit_det.checkpoint.accounting import Outcome
 from mvit_det.checkpoint.converting import FORMATS, convert
 from mvit_det.errors import CheckpointError
 
@@ -109,6 +110,16 @@ def test_timm_takes_the_backbone_of_a_detector(tmp_path):
     table = accounting.table()
     assert "7  timm has no place for it" in table
     assert "1  not weights" in table
+
+
+@pytest.mark.parametrize("to", ["mvit_det", "safetensors"])
+def test_checkpoint_of_a_training_with_class_names(to, tmp_path):
+    model = make_detector(seed=1)
+    Checkpointer(model, tmp_path, class_names=["a", "b", "c", "d", "e"]).save("model", iteration=7)
+    output = tmp_path / f"converted{SUFFIXES[to]}"
+    accounting = convert(tmp_path / "model.pth", output, to)
+    assert set(accounting.keys(Outcome.DROPPED)) == {"class_names", "iteration"}
+    assert_same(read_weights(output).tensors, dict(model.state_dict()))
 
 
 def test_the_tool_prints_the_accounting(tool, tmp_path):

@@ -4,15 +4,14 @@ import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from detectron2.data import (
     DatasetMapper,
-    build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 
+from mvit_det.data.loading import EvaluationLoader, TrainingLoader
 from mvit_det.evaluation import COCOEvaluator
 
 dataloader = dict(
-    train=L(build_detection_train_loader)(
+    train=L(TrainingLoader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
         mapper=L(DatasetMapper)(
             is_train=True,
@@ -41,7 +40,7 @@ dataloader = dict(
         total_batch_size=64,
         num_workers=4,
     ),
-    test=L(build_detection_test_loader)(
+    test=L(EvaluationLoader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
         mapper=L(DatasetMapper)(
             is_train=False,

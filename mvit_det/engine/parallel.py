@@ -1,0 +1,133 @@
+"""One model over many processes: replicated (DDP) or sharded (FSDP2), and what depends on that.
+
+With neither, everything here works on the plain model.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import ConfigError
+from ..modeling import MViTv2
+
+PARALLEL = ("ddp", "fsdp")
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def parallelize(model: nn.Module, kind: str, device: str, ddp: Mapping[str, Any]) -> nn.Module:
+    """Spreads a model over the processes; with a single one it only goes to its device.
+
+    Args:
+        model: with its weights, the same in every process.
+        kind: "ddp" has a copy of the model in each process. "fsdp" keeps in each process a share
+            of parameters, gradients and the state of the optimizer, and puts the parameters of a
+            block together while it is computed (FSDP2): for models that one GPU does not hold.
+        device: "cuda" or "cpu".
+        ddp: arguments of `DistributedDataParallel`, and `fp16_compression`.
+
+    Raises:
+        ConfigError: `kind` is neither.
+    """
+    if kind not in PARALLEL:
+        raise ConfigError(f"train.parallel must be one of {', '.join(PARALLEL)}, not '{kind}'")
+    if comm.get_world_size() == 1:
+        return model.to(device)
+    if kind == "fsdp":
+        mesh = init_device_mesh(torch.device(device).type, (comm.get_world_size(),))
+        for part in model.modules():
+            if isinstance(part, MViTv2):
+                for block in part.blocks:
+                    fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model
+    arguments = dict(ddp)
+    compresses = arguments.pop("fp16_compression", False)
+    local = None if device == "cpu" else [torch.cuda.current_device()]
+    replicated = DistributedDataParallel(model.to(device), device_ids=local, **arguments)
+    if compresses:
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+
+        replicated.register_comm_hook(state=None, hook=fp16_compress_hook)
+    return replicated
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without what replicates it."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+@contextlib.contextmanager
+def synchronized(model: nn.Module, synchronizes: bool) -> Iterator[None]:
+    """Forward and backward pass in which processes exchange gradients only if told so.
+
+    What the passes before left in the gradients is exchanged along.
+    """
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(synchronizes)
+    if isinstance(model, DistributedDataParallel) and not synchronizes:
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """Euclidean norm of all gradients together, the same in every process; () fp32."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def scale_gradients(model: nn.Module, limit: float, norm: Tensor) -> None:
+    """Scales all gradients down so that their norm, which is `norm`, is at most `limit`."""
+    nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm, foreach=True)
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """State of an optimizer by names of parameters, whole however the model is spread.
+
+    Of a sharded model it is on the CPU and in the main process only. All processes have to call
+    it together.
+    """
+    options = _WHOLE if isinstance(model, FSDPModule) else StateDictOptions()
+    return get_optimizer_state_dict(model, optimizer, options=options)
+
+
+def restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """Gives an optimizer the state that `optimizer_state` returned, however it was spread then."""
+    set_optimizer_state_dict(
+        model, optimizer, state, options=StateDictOptions(full_state_dict=True)
+    )
+
+
+def local_tensor(tensor: Tensor) -> Tensor:
+    """This process's share of a tensor that is sharded; any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """A sharded tensor put together, which all processes do together; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor on the device of another, and sharded as that one is."""
+    tensor = tensor.to(like.device)
+    if isinstance(like, DTensor):
+        return distribute_tensor(tensor, like.device_mesh, like.placements)
+    return tensor
