@@ -45,6 +45,7 @@ setup(
         "pillow",
         "pycocotools>=2.0.2",
         "safetensors>=0.4",
+        "tensorboard",
         "torch>=2.7",
         "torchvision>=0.22",
         "tqdm",

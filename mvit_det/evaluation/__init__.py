@@ -3,6 +3,13 @@
 from .coco import COCOEvaluator
 from .inference import inference_on_dataset
 from .report import save_report
-from .task import METRICS, TaskEvaluation
+from .task import METRICS, TASK_NAMES, TaskEvaluation
 
-__all__ = ["METRICS", "COCOEvaluator", "TaskEvaluation", "inference_on_dataset", "save_report"]
+__all__ = [
+    "METRICS",
+    "TASK_NAMES",
+    "COCOEvaluator",
+    "TaskEvaluation",
+    "inference_on_dataset",
+    "save_report",
+]
