@@ -13,8 +13,16 @@ from .modeling import MViTv2
 class MViTv2Backbone(MViTv2, Backbone):
     """`MViTv2` that tells Detectron2 the shapes of its outputs; takes the same arguments."""
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, freeze_at: int = 0, **arguments: Any) -> None:
+        """Builds the backbone.
+
+        Args:
+            freeze_at: parts that are not trained, as `MViTv2.freeze` counts them: 1 is the patch
+                embedding, 2 the first stage as well, as in Detectron2's ResNets.
+            arguments: of `MViTv2`.
+        """
         super().__init__(**arguments)
+        self.freeze(freeze_at)
         self._out_features = self.out_features
         self._out_feature_channels = self.out_feature_channels
         self._out_feature_strides = self.out_feature_strides
@@ -41,6 +49,7 @@ def add_mvitv2_config(cfg: CfgNode) -> None:
     cfg.MODEL.MVITV2.USE_REL_POS = True
     cfg.MODEL.MVITV2.USE_CHECKPOINT = False
     cfg.MODEL.MVITV2.PRETRAIN_IMG_SIZE = 224
+    cfg.MODEL.MVITV2.FREEZE_AT = 0
     cfg.MODEL.MVITV2.OUT_FEATURES = ["scale2", "scale3", "scale4", "scale5"]
 
 

@@ -2,24 +2,34 @@
 """Trains or evaluates what a LazyConfig file describes.
 
 tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_mvitv2_t.py --num-gpus 8
+tools/lazyconfig_train_net.py --config-file … --epochs 12 --batch-size 16 --accumulate 4
 tools/lazyconfig_train_net.py --config-file … --eval-only train.init_checkpoint=model.pth
 tools/lazyconfig_train_net.py --config-file … train.max_iter=1000 optimizer.lr=1e-4
+torchrun --standalone --nproc-per-node=8 tools/lazyconfig_train_net.py --config-file …
+
+Exit codes: 0 done; 1 something is wrong, in one line; 2 wrong usage; 130 or 143 stopped by Ctrl-C
+or SIGTERM, with a checkpoint that --resume goes on from.
 """
 
 import argparse
 import logging
-import sys
 
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from mvit_det.engine import evaluate_checkpoint, load_config, resolve_device, train
-from mvit_det.errors import MViTDetError
+from mvit_det.engine import (
+    evaluate_checkpoint,
+    fit_schedule,
+    launch,
+    load_config,
+    resolve_device,
+    train,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Detectron2's arguments, `--device` and `--trust-checkpoint`."""
+    """Detectron2's arguments, and our own."""
     parser = default_argument_parser(epilog=__doc__)
     parser.add_argument(
         "--device",
@@ -31,6 +41,21 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="let a file of weights run code while it is read; only if you know where it is from",
     )
+    parser.add_argument(
+        "--debug", action="store_true", help="show where in the code an error comes from"
+    )
+    schedule = parser.add_argument_group(
+        "schedule", "the learning rate, its warm-up and its steps are fitted, and printed"
+    )
+    schedule.add_argument("--epochs", type=float, help="passes over the training pictures")
+    schedule.add_argument(
+        "--batch-size", type=int, help="pictures of a step, over all processes and parts"
+    )
+    schedule.add_argument(
+        "--accumulate",
+        type=int,
+        help="parts in which each process sees its share of a batch: less memory, more time",
+    )
     return parser.parse_args()
 
 
@@ -39,6 +64,9 @@ def main(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config_file, arguments.opts)
     setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="mvit_det")
     resolve_device(config, arguments.device)
+    schedule = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "accumulate")}
+    if any(number is not None for number in schedule.values()):
+        fit_schedule(config, **schedule)
     default_setup(config, arguments)
     if arguments.eval_only:
         evaluate_checkpoint(config, arguments.resume, arguments.trust_checkpoint)
@@ -49,14 +77,13 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     arguments = parse_arguments()
-    try:
-        launch(
-            main,
-            arguments.num_gpus,
-            num_machines=arguments.num_machines,
-            machine_rank=arguments.machine_rank,
-            dist_url=arguments.dist_url,
-            args=(arguments,),
-        )
-    except MViTDetError as error:
-        sys.exit(f"error: {error}")
+    launch(
+        main,
+        (arguments,),
+        debug=arguments.debug,
+        device=arguments.device,
+        num_processes=arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+    )

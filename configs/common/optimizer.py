@@ -1,16 +1,13 @@
-"""AdamW without weight decay on norms and position embeddings."""
+"""AdamW without weight decay on norms, biases and position embeddings."""
 
 from detectron2.config import LazyCall as L
-from detectron2.solver.build import get_default_optimizer_params
 from torch.optim import AdamW
 
+from mvit_det.optimization import parameter_groups
+
 optimizer = L(AdamW)(
-    # The trainer fills in `params.model`.
-    params=L(get_default_optimizer_params)(
-        base_lr="${..lr}",
-        weight_decay_norm=0.0,
-        overrides={name: {"weight_decay": 0.0} for name in ("pos_embed", "rel_pos_h", "rel_pos_w")},
-    ),
+    # The trainer fills in `params.model`. Below 1, layer_decay slows down the earlier layers.
+    params=L(parameter_groups)(base_lr="${..lr}", layer_decay=1.0),
     lr=1.6e-4,
     betas=[0.9, 0.999],
     weight_decay=0.1,

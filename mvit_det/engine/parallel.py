@@ -10,21 +10,15 @@ from typing import Any
 import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..modeling import MViTv2
 
 PARALLEL = ("ddp", "fsdp")
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def parallelize(model: nn.Module, kind: str, device: str, ddp: Mapping[str, Any]) -> nn.Module:
@@ -99,20 +93,47 @@ def scale_gradients(model: nn.Module, limit: float, norm: Tensor) -> None:
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """State of an optimizer by names of parameters, whole however the model is spread.
 
-    Of a sharded model it is on the CPU and in the main process only. All processes have to call
-    it together.
+    All processes have to call it together.
     """
-    options = _WHOLE if isinstance(model, FSDPModule) else StateDictOptions()
-    return get_optimizer_state_dict(model, optimizer, options=options)
+    return {
+        name: {key: whole_tensor(value) for key, value in optimizer.state[parameter].items()}
+        for name, parameter in unwrapped(model).named_parameters()
+        if parameter in optimizer.state
+    }
 
 
 def restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Gives an optimizer the state that `optimizer_state` returned, however it was spread then."""
-    set_optimizer_state_dict(
-        model, optimizer, state, options=StateDictOptions(full_state_dict=True)
-    )
+    """Gives an optimizer the state that `optimizer_state` returned, however it was spread then.
+
+    Its settings, such as the learning rate, stay its own.
+
+    Raises:
+        CheckpointError: there is no state of a parameter that is trained.
+    """
+    trained = {name: p for name, p in unwrapped(model).named_parameters() if p.requires_grad}
+    missing = [name for name in trained if name not in state]
+    if missing and state:
+        raise CheckpointError(
+            f"the checkpoint holds no state of the optimizer for {len(missing)} of {len(trained)} "
+            f"parameters, '{missing[0]}' first: they were not trained then; keep what is frozen as "
+            "it was, or start a new training from these weights with train.init_checkpoint"
+        )
+    for name in state.keys() & trained.keys():
+        optimizer.state[trained[name]] = {
+            key: _restored(value, trained[name]) for key, value in state[name].items()
+        }
+    for group in optimizer.param_groups:
+        # What schedules of the learning rate start from when they do not start at the beginning.
+        group.setdefault("initial_lr", group["lr"])
+
+
+def _restored(value: Any, parameter: nn.Parameter) -> Any:
+    """A part of the optimizer's state: one value for each of a parameter, or a count of steps."""
+    if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():
+        return spread_like(value, parameter)
+    return value
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
@@ -121,8 +142,11 @@ def local_tensor(tensor: Tensor) -> Tensor:
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
-    """A sharded tensor put together, which all processes do together; any other as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """A sharded tensor put together, on the CPU; any other as it is.
+
+    All processes have to call it together.
+    """
+    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
 
 
 def spread_like(tensor: Tensor, like: Tensor) -> Tensor:

@@ -219,6 +219,28 @@ class MViTv2(nn.Module):
                 if "rel_pos" in name:
                     nn.init.trunc_normal_(parameter, std=rel_pos_std)
 
+    def freeze(self, parts: int) -> None:
+        """Ends the training of the first parts, which then also have no stochastic depth.
+
+        Args:
+            parts: 0 freezes nothing, 1 the patch embedding and absolute positions, 2 the blocks of
+                the first stage as well, and so on. Norms of the outputs go on learning.
+
+        Raises:
+            ValueError: there are not as many parts.
+        """
+        stages = list(dict.fromkeys(plan.scale for plan in self.plan))
+        if not 0 <= parts <= len(stages) + 1:
+            raise ValueError(f"freeze_at must be between 0 and {len(stages) + 1}, not {parts}")
+        if parts:
+            self.patch_embed.requires_grad_(False)
+            if self.pos_embed is not None:
+                self.pos_embed.requires_grad_(False)
+        for plan, block in zip(self.plan, self.blocks, strict=True):
+            if plan.scale in stages[: max(parts - 1, 0)]:
+                block.requires_grad_(False)
+                block.drop_path.p = 0.0
+
     def forward(self, images: Tensor, image_sizes: Sizes | None = None) -> dict[str, Tensor]:
         """Computes feature maps.
 

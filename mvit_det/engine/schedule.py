@@ -1,0 +1,107 @@
+"""Fitting a schedule to another batch, another length of training, or more parts of a batch."""
+
+import logging
+from typing import Any
+
+from detectron2.config import instantiate
+from omegaconf import DictConfig
+
+from ..errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+LONGEST_WARMUP = 0.1  # of the training
+
+
+def fit_schedule(
+    config: DictConfig,
+    *,
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    accumulate: int | None = None,
+) -> None:
+    """Changes batch, length and learning rate of a config together, in place, and logs the result.
+
+    The learning rate grows with the batch (linear rule: Goyal et al., "Accurate, Large Minibatch
+    SGD", section 2.1); the warm-up sees as many pictures as before, and steps of the learning
+    rate, evaluations and checkpoints stay at the same shares of the training.
+
+    Args:
+        config: with an `lr_multiplier` as the functions of `configs/common/schedule.py` make it.
+        epochs: passes over the training pictures that have annotations; None keeps the number of
+            pictures that the training sees.
+        batch_size: pictures of a step, over all processes and parts; None keeps it.
+        accumulate: parts in which each process sees its share of a batch; None keeps it.
+
+    Raises:
+        ConfigError: a number is not positive, or the schedule is of another kind.
+    """
+    for name, number in (
+        ("epochs", epochs),
+        ("batch-size", batch_size),
+        ("accumulate", accumulate),
+    ):
+        if number is not None and number <= 0:
+            raise ConfigError(f"--{name} must be positive, not {number}")
+    if accumulate is not None:
+        config.train.accumulate = accumulate
+    before = config.dataloader.train.total_batch_size
+    batch = batch_size or before
+    old_iterations = config.train.max_iter
+    if epochs is not None:
+        images = len(instantiate(config.dataloader.train.dataset))
+        iterations = max(round(epochs * images / batch), 1)
+    elif old_iterations > 0:
+        iterations = max(round(old_iterations * before / batch), 1)
+    else:
+        raise ConfigError("the config has no train.max_iter to go by; say how long with '--epochs'")
+
+    if old_iterations > 0:
+        stretch = iterations / old_iterations
+        _stretch_multiplier(config.lr_multiplier, stretch, before / batch)
+        config.train.eval_period = _stretched(config.train.eval_period, stretch)
+        checkpointer = config.train.checkpointer
+        checkpointer.period = _stretched(checkpointer.period, stretch)
+    config.train.max_iter = iterations
+    config.dataloader.train.total_batch_size = batch
+    config.optimizer.lr *= batch / before
+    logger.info("%s", describe_schedule(config))
+
+
+def describe_schedule(config: DictConfig) -> str:
+    """One line on batch, length, learning rate and when it changes."""
+    settings, multiplier = config.train, config.lr_multiplier
+    text = (
+        f"Schedule: {settings.max_iter} iterations of {config.dataloader.train.total_batch_size} "
+        f"pictures in {settings.accumulate} part(s) per process, learning rate "
+        f"{config.optimizer.lr:.3g}"
+    )
+    if "warmup_length" in multiplier:
+        text += f", warm-up {round(multiplier.warmup_length * settings.max_iter)} iterations"
+    steps = multiplier.get("scheduler", multiplier)
+    if "milestones" in steps:
+        text += f", steps at {', '.join(map(str, steps.milestones))}"
+    return f"{text}, an evaluation every {settings.eval_period or settings.max_iter}"
+
+
+def _stretch_multiplier(multiplier: Any, stretch: float, warmup_stretch: float) -> None:
+    """Fits a learning rate multiplier to a training that is `stretch` times as long, in place.
+
+    fvcore's schedulers work on shares of the training, but for the milestones of steps; the
+    warm-up shall be `warmup_stretch` times as long instead.
+    """
+    if "warmup_length" in multiplier:
+        length = multiplier.warmup_length * warmup_stretch / stretch
+        if length > LONGEST_WARMUP:
+            logger.warning("The warm-up is cut to %d %% of the training", 100 * LONGEST_WARMUP)
+        multiplier.warmup_length = min(length, LONGEST_WARMUP)
+    steps = multiplier.get("scheduler", multiplier)
+    if "milestones" in steps:
+        steps.milestones = [_stretched(step, stretch) for step in steps.milestones]
+    if "num_updates" in steps:
+        steps.num_updates = _stretched(steps.num_updates, stretch)
+
+
+def _stretched(iterations: int, factor: float) -> int:
+    """A number of iterations for a longer or shorter training; 0, which means never, stays 0."""
+    return max(round(iterations * factor), 1) if iterations else 0
