@@ -39,6 +39,7 @@ def read_file(path: Path, *, trust: bool = False) -> Any:
     if head.startswith(b"PK\x03\x04"):
         if not zipfile.is_zipfile(path):
             raise _cut_short(path)
+        _check_sums(path)
         return _read_torch(path, trust)
     if head.startswith(b"\x80"):
         read = _read_torch if _TORCH_LEGACY_MAGIC in head else _read_pickle
@@ -57,6 +58,18 @@ def read_file(path: Path, *, trust: bool = False) -> Any:
     raise CheckpointError(
         f"'{path}' is not a file of weights: neither PyTorch's, nor safetensors, nor a pickle"
     )
+
+
+def _check_sums(path: Path) -> None:
+    """Compares the parts of a file with their checksums, which PyTorch writes and does not read."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    # Whatever a damaged file makes of the reader.
+    except Exception as error:
+        raise _damaged(path, error) from error
+    if broken:
+        raise CheckpointError(f"'{path}' is damaged (the checksum of '{broken}'); get it anew")
 
 
 def _read_torch(path: Path, trust: bool) -> Any:

@@ -165,15 +165,18 @@ class EvaluationLoader:
                 that its objects count as missed, and counts and lists it.
 
         Raises:
+            DatasetError: there are no records.
             ConfigError: `on_bad_image` is neither.
         """
+        if not dataset:
+            raise DatasetError("there is no picture to evaluate on: the data set is empty")
         _check_policy(on_bad_image)
         self.on_bad_image = on_bad_image
         self.skipped: list[str] = []
         self._loader = DataLoader(
             _Mapped(DatasetFromList(list(dataset), copy=False), mapper),
             batch_size=batch_size,
-            sampler=InferenceSampler(len(dataset)) if dataset else None,
+            sampler=InferenceSampler(len(dataset)),
             num_workers=num_workers,
             collate_fn=_as_it_is,
         )
@@ -240,7 +243,7 @@ class _RandomlyMapped(Dataset[_Sample]):
         index, position = key
         errors: list[ImageError] = []
         for attempt in range(self.tries):
-            with seeded(self.seed, position, attempt):
+            with seeded("picture", self.seed, position, attempt):
                 if attempt:
                     index = random.choice(self.groups[self.wide[index]])
                 sample = self.pictures[index]

@@ -60,7 +60,7 @@ class BatchSequence:
                     yield batch
 
     def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+        generator = torch.Generator().manual_seed(derive_seed("order", self.seed, epoch))
         indices = torch.arange(len(self.wide))
         if self.repeat_factors is not None:
             whole = self.repeat_factors.floor()

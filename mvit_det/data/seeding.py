@@ -5,6 +5,7 @@ without any state of a generator having been kept.
 """
 
 import random
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,20 +13,27 @@ import numpy as np
 import torch
 
 
-def derive_seed(*key: int) -> int:
-    """A seed in [0, 2³²) that depends on every number of the key, all of them at least 0."""
+def derive_seed(purpose: str, *numbers: int) -> int:
+    """A seed in [0, 2³²) for draws of their own.
+
+    Args:
+        purpose: what is drawn; a word, so that draws for different purposes share no seed.
+        numbers: of at least 0, of which each combination gives another seed.
+    """
+    # NumPy takes (1,) and (1, 0) for the same; their length tells them apart.
+    key = (zlib.crc32(purpose.encode()), len(numbers), *numbers)
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 @contextmanager
-def seeded(*key: int) -> Iterator[None]:
+def seeded(purpose: str, *numbers: int) -> Iterator[None]:
     """Seeds Python's, NumPy's and PyTorch's CPU generators for a while; then all are as before.
 
     Args:
-        key: numbers of at least 0, of which each combination gives draws of its own.
+        purpose, numbers: as for `derive_seed`.
     """
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed = derive_seed(*key)
+    seed = derive_seed(purpose, *numbers)
     random.seed(seed)
     np.random.seed(seed)
     # The generator of the CPU alone: the one of a GPU must not be touched in a worker process.

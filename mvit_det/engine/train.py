@@ -60,7 +60,7 @@ def train(
     check_datasets(config.dataloader.train.dataset.names, config.dataloader.test.dataset.names)
 
     seed = settings.seed if settings.seed >= 0 else comm.shared_random_seed()
-    torch.manual_seed(derive_seed(seed))
+    torch.manual_seed(derive_seed("weights", seed))
     model = instantiate(config.model)
     logger.info("Model:\n%s", model)
     # Weights first: what shards a model spreads what is there.

@@ -136,7 +136,7 @@ class Trainer(TrainerBase):
             data_time += time.perf_counter() - start
             # The generators of PyTorch; nothing in a model draws from another.
             number = part * comm.get_world_size() + comm.get_rank()
-            torch.manual_seed(derive_seed(self.seed, self.iter, number))
+            torch.manual_seed(derive_seed("step", self.seed, self.iter, number))
             with synchronized(self.model, part == self.accumulate - 1):
                 with self.autocast:
                     losses = self.model(batch)

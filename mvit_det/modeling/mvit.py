@@ -239,7 +239,9 @@ class MViTv2(nn.Module):
         for plan, block in zip(self.plan, self.blocks, strict=True):
             if plan.scale in stages[: max(parts - 1, 0)]:
                 block.requires_grad_(False)
-                block.drop_path.p = 0.0
+                for part in block.modules():
+                    if isinstance(part, StochasticDepth):
+                        part.p = 0.0
 
     def forward(self, images: Tensor, image_sizes: Sizes | None = None) -> dict[str, Tensor]:
         """Computes feature maps.

@@ -12,96 +12,130 @@ from mvit_det.checkpoint.writing import atomic_path
 from mvit_det.errors import CheckpointError
 
 
-class Trainer:
+def make_state(steps):
     """What a trainer keeps: an optimizer made from a config, and a counter."""
-
-    def __init__(self, model):
-        options = OmegaConf.create({"betas": [0.9, 0.98], "lr": 0.1})
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr)
-        for group in self.optimizer.param_groups:
-            group["betas"] = options.betas
-        self.iteration = 0
-
-    def state_dict(self):
-        return {"iteration": self.iteration, "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state):
-        self.iteration = state["iteration"]
-        self.optimizer.load_state_dict(state["optimizer"])
+    options = OmegaConf.create({"betas": [0.9, 0.98], "lr": 0.1})
+    return {"iteration": steps, "betas": options.betas, "state": {"weight": torch.ones(3) * steps}}
 
 
-def train(model, trainer, steps):
-    for _ in range(steps):
-        trainer.optimizer.zero_grad()
-        model(torch.ones(1, 3)).square().sum().backward()
-        trainer.optimizer.step()
-        trainer.iteration += 1
-
-
-def test_training_goes_on_where_it_stopped(tmp_path):
-    torch.manual_seed(0)
+def save_run(folder, *steps):
+    """A checkpoint after each number of steps, with weights that tell them apart."""
     model = nn.Linear(3, 2)
-    trainer = Trainer(model)
-    train(model, trainer, 3)
-    Checkpointer(model, tmp_path, trainer=trainer).save("model_0000002", iteration=2)
+    checkpointer = Checkpointer(model, folder)
+    for step in steps:
+        nn.init.constant_(model.weight, step)
+        checkpointer.save(f"model_{step:07d}", trainer=make_state(step))
+    return checkpointer
+
+
+def resumed_weight(folder):
+    model = nn.Linear(3, 2)
+    saved = Checkpointer(model, folder).resume_or_load("nowhere.pth")
+    return model.weight.unique().tolist(), saved
+
+
+def test_a_checkpoint_holds_what_it_was_given(tmp_path):
+    model = nn.Linear(3, 2)
+    Checkpointer(model, tmp_path, class_names=["cat", "dog"]).save("model_0000002", trainer={})
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "last_checkpoint",
         "model_0000002.pth",
     ]
-    assert torch.load(tmp_path / "model_0000002.pth", weights_only=True)["iteration"] == 2
-    train(model, trainer, 2)
-
-    resumed = nn.Linear(3, 2)
-    other = Trainer(resumed)
-    checkpointer = Checkpointer(resumed, tmp_path, trainer=other, fresh_head=True)
-    assert checkpointer.has_checkpoint()
-    assert checkpointer.resume_or_load("nowhere.pth", resume=True) == {"iteration": 2}
-    assert other.iteration == 3
-    train(resumed, other, 2)
-    assert torch.equal(resumed.weight, model.weight)
+    content = torch.load(tmp_path / "model_0000002.pth", weights_only=True)
+    assert list(content) == ["model", "trainer", "class_names"]
+    assert content["class_names"] == ["cat", "dog"]
+    assert torch.equal(content["model"]["weight"], model.weight)
 
 
-def test_starting_from_weights_leaves_the_trainer(tmp_path):
-    model = nn.Linear(3, 2)
-    trainer = Trainer(model)
-    train(model, trainer, 3)
-    Checkpointer(model, tmp_path, trainer=trainer).save("model_final")
+def test_training_goes_on_from_the_last_checkpoint(tmp_path):
+    save_run(tmp_path, 2, 4)
+    weight, saved = resumed_weight(tmp_path)
+    assert weight == [4]
+    assert saved["trainer"]["iteration"] == 4
+    assert saved["trainer"]["betas"] == [0.9, 0.98]
+    assert saved["trainer"]["state"]["weight"].tolist() == [4, 4, 4]
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    where = content.index(torch.full((2, 3), 4.0).numpy().tobytes())
+    content[where] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, lambda path: path.write_bytes(b"")])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage, tmp_path, caplog):
+    save_run(tmp_path, 2, 4)
+    damage(tmp_path / "model_0000004.pth")
+    weight, saved = resumed_weight(tmp_path)
+    assert weight == [2]
+    assert saved["trainer"]["iteration"] == 2
+    assert "Cannot go on from this checkpoint: '" in caplog.text
+
+
+def test_a_last_checkpoint_that_was_deleted_gives_way_to_the_one_before(tmp_path, caplog):
+    save_run(tmp_path, 2, 4)
+    (tmp_path / "model_0000004.pth").unlink()
+    assert resumed_weight(tmp_path)[0] == [2]
+    assert "names 'model_0000004.pth', which is not there" in caplog.text
+
+
+def test_a_note_that_was_not_written_any_more(tmp_path):
+    """A process may die between a checkpoint and `last_checkpoint`."""
+    save_run(tmp_path, 2, 4)
+    (tmp_path / "last_checkpoint").unlink()
+    assert resumed_weight(tmp_path)[0] == [4]
+
+
+def test_nothing_whole_to_go_on_from(tmp_path):
+    save_run(tmp_path, 2, 4)
+    for path in tmp_path.glob("*.pth"):
+        truncate(path)
+    with pytest.raises(CheckpointError, match="no checkpoint in '.*' can be read .*cut short.*; st"):
+        resumed_weight(tmp_path)
+
+
+def test_numbered_checkpoints_are_kept_up_to_a_number(tmp_path):
+    checkpointer = save_run(tmp_path, 2, 4, 6)
+    checkpointer.save("model_final", trainer=make_state(8))
+    checkpointer.save("model_best", resumable=False)
+    checkpointer.keep_last(2)
+    assert sorted(path.name for path in tmp_path.glob("*.pth")) == [
+        "model_0000004.pth",
+        "model_0000006.pth",
+        "model_best.pth",
+        "model_final.pth",
+    ]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_files_of_processes_that_were_killed_are_deleted(tmp_path):
+    checkpointer = save_run(tmp_path, 2)
+    (tmp_path / ".model_0000004.pth.123.tmp").write_bytes(b"half")
+    checkpointer.remove_unfinished()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "last_checkpoint",
+        "model_0000002.pth",
+    ]
+
+
+def test_starting_from_weights_brings_no_state(tmp_path):
+    save_run(tmp_path, 3)
     fresh = nn.Linear(3, 2)
-    other = Trainer(fresh)
-    checkpointer = Checkpointer(fresh, tmp_path / "new", trainer=other)
-    checkpointer.resume_or_load(tmp_path / "model_final.pth", resume=True)
-    assert other.iteration == 0
-    assert torch.equal(fresh.weight, model.weight)
+    checkpointer = Checkpointer(fresh, tmp_path / "new")
+    assert checkpointer.resume_or_load(tmp_path / "model_0000003.pth", resume=True) == {}
+    assert fresh.weight.unique().tolist() == [3]
     assert checkpointer.resume_or_load("", resume=False) == {}
 
 
-def test_class_names_are_in_every_checkpoint(tmp_path):
-    names = OmegaConf.create(["oil can", "Schraube"])
-    checkpointer = Checkpointer(nn.Linear(3, 2), tmp_path, class_names=names)
-    for file in ("model_0000002", "model_final"):
-        checkpointer.save(file, iteration=2)
-        found = read_weights(tmp_path / f"{file}.pth").extras["class_names"]
-        assert found == ["oil can", "Schraube"]
-        assert type(found) is list
-    Checkpointer(nn.Linear(3, 2), tmp_path).save("without")
-    assert "class_names" not in read_weights(tmp_path / "without.pth").extras
-    # Files from before there were names, and those with names, go into any checkpointer.
-    for file in ("without", "model_final"):
-        checkpointer.load(tmp_path / f"{file}.pth")
-
-
 def test_weights_alone_cannot_be_resumed(tmp_path):
-    model = nn.Linear(3, 2)
-    Checkpointer(model, tmp_path).save("model_final")
-    checkpointer = Checkpointer(nn.Linear(3, 2), tmp_path, trainer=Trainer(model))
+    Checkpointer(nn.Linear(3, 2), tmp_path).save("model_final")
     with pytest.raises(CheckpointError, match="has weights but no state of the trainer to go on"):
-        checkpointer.resume_or_load("", resume=True)
-
-
-def test_last_checkpoint_that_was_deleted(tmp_path):
-    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
-    with pytest.raises(CheckpointError, match="there is no file '.*model_0000009.pth'"):
-        Checkpointer(nn.Linear(3, 2), tmp_path).resume_or_load("", resume=True)
+        resumed_weight(tmp_path)
 
 
 def test_what_could_not_be_read_again_is_not_written(tmp_path):
