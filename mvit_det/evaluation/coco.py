@@ -77,11 +77,15 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         self._do_evaluation = len(self._coco_api.anns) > 0
         self.task_evaluations: dict[str, TaskEvaluation] = {}
 
+    def reset(self) -> None:
+        """Forgets all predictions, and what was found in them."""
+        super().reset()
+        self.task_evaluations = {}
+
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None
     ) -> None:
         """Fills ``self._results`` from ``predictions``, one dict per image."""
-        self.task_evaluations = {}
         results = list(itertools.chain.from_iterable(image["instances"] for image in predictions))
         self._map_to_dataset_categories(results)
         if self._output_dir:
