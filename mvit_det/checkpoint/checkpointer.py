@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import CheckpointError
 from .formats import Weights
 from .loading import fill_model, read_weights
-from .writing import atomic_path
+from .writing import atomic_path, save_torch
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Checkpointer:
         data = {key: _to_plain(item, key) for key, item in data.items()}
         path = self.save_dir / f"{name}.pth"
         with atomic_path(path) as temporary:
-            torch.save(data, temporary)
+            save_torch(data, temporary)
         if resumable:
             with atomic_path(self.save_dir / "last_checkpoint") as temporary:
                 temporary.write_text(path.name)

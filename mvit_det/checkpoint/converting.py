@@ -12,7 +12,7 @@ from ..errors import CheckpointError
 from .accounting import Accounting, Outcome
 from .formats import Weights, to_timm
 from .loading import read_weights
-from .writing import atomic_path
+from .writing import atomic_path, save_torch
 
 # The endings that files of a format may have, as other programs go by them.
 # mvit_det: PyTorch's file of this project's names. safetensors: the same in safetensors' file.
@@ -90,7 +90,7 @@ def convert(
         elif output.suffix == ".safetensors":
             safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
         else:
-            torch.save(tensors, temporary)
+            save_torch(tensors, temporary)
     return accounting
 
 

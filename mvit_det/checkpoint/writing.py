@@ -4,6 +4,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from ..errors import CheckpointError
 
@@ -35,10 +38,29 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             # Elsewhere a folder cannot be opened; there the rename itself has to do.
             _sync(path.parent, os.O_RDONLY)
     except OSError as error:
-        raise CheckpointError(f"cannot write '{path}' ({error.strerror or error})") from error
+        raise CheckpointError(
+            f"cannot write '{path}' ({error.strerror or error}); make room there, or choose "
+            "another folder"
+        ) from error
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def save_torch(data: Any, path: Path) -> None:
+    """`torch.save` that says what the disk has against it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    try:
+        with open(path, "wb") as file:
+            torch.save(data, file)
+    except RuntimeError as error:
+        # PyTorch fails over the file that is too short, and only hints at why it is.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from mvit_det.checkpoint import Checkpointer, read_weights
+from mvit_det.checkpoint import Checkpointer
 from mvit_det.checkpoint.writing import atomic_path
 from mvit_det.errors import CheckpointError
 
@@ -95,7 +95,7 @@ def test_nothing_whole_to_go_on_from(tmp_path):
     save_run(tmp_path, 2, 4)
     for path in tmp_path.glob("*.pth"):
         truncate(path)
-    with pytest.raises(CheckpointError, match="no checkpoint in '.*' can be read .*cut short.*; st"):
+    with pytest.raises(CheckpointError, match="no checkpoint in '.*' can be read .*cut short"):
         resumed_weight(tmp_path)
 
 

@@ -79,9 +79,7 @@ def test_a_batch_that_cannot_be_shared_evenly(as_process):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_broken_picture_stops_the_loader_with_its_own_words(num_workers):
-    loader = TrainingLoader(
-        RECORDS, mapper=refuse(3), total_batch_size=5, num_workers=num_workers
-    )
+    loader = TrainingLoader(RECORDS, mapper=refuse(3), total_batch_size=5, num_workers=num_workers)
     with pytest.raises(ImageError) as error:
         take(loader, 4)
     assert str(error.value) == "'3.png' is broken"

@@ -20,9 +20,7 @@ def test_batches_hold_pictures_of_one_orientation():
 
 
 def test_each_pass_sees_each_picture_once_in_an_order_of_its_own():
-    drawn = sorted(
-        ((p, i) for batch in take(BatchSequence(WIDE, 2, seed=0), 60) for i, p in batch)
-    )
+    drawn = sorted(((p, i) for batch in take(BatchSequence(WIDE, 2, seed=0), 60) for i, p in batch))
     # Unfinished batches hold at most one picture of either kind back.
     orders = [[i for p, i in drawn if p // 12 == epoch] for epoch in range(9)]
     for order in orders[:8]:

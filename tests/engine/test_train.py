@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
+from mvit_det import MViTv2Backbone
 from mvit_det.engine import load_config, resolve_device, train
 from mvit_det.errors import ConfigError, DatasetError
 
@@ -54,7 +55,8 @@ def test_heads_with_synchronised_norms_train_on_one_process(tmp_path):
     for head in (*config.model.roi_heads.box_heads, config.model.roi_heads.mask_head):
         head.conv_norm = "naiveSyncBN_N"
     model = instantiate(config.model)
-    (picture,) = next(iter(instantiate({**config.dataloader.train, "total_batch_size": 1})))
+    config.dataloader.train.total_batch_size = 1
+    (picture,) = next(iter(instantiate(config.dataloader.train)))
     picture["instances"] = picture["instances"][:0]
     torch.manual_seed(0)
     from detectron2.utils.events import EventStorage
@@ -77,16 +79,18 @@ def test_compile_compiles_the_backbone(tmp_path, monkeypatch):
     class Stop(Exception):
         pass
 
-    def stop(model, **_):
-        raise Stop(model)
+    def stop(groups, **_):
+        raise Stop(groups)
 
     module = importlib.import_module("mvit_det.engine.train")
-    monkeypatch.setattr(module, "create_ddp_model", stop)
-    with pytest.raises(Stop) as stopped:
-        train(make_config(tmp_path, "train.max_iter=1", "train.compile=True"))
-    (model,) = stopped.value.args
-    compiled = [n for n, m in model.named_modules() if m._compiled_call_impl is not None]
-    assert compiled == ["backbone.bottom_up"]
+    compiled = []
+    monkeypatch.setattr(module.MViTv2, "compile", lambda self, **_: compiled.append(self))
+    config = make_config(tmp_path, "train.max_iter=1", "train.compile=True")
+    config.optimizer._target_ = stop
+    with pytest.raises(Stop):
+        train(config)
+    (backbone,) = compiled
+    assert isinstance(backbone, MViTv2Backbone)
 
 
 def test_an_empty_schedule_is_refused(tmp_path):

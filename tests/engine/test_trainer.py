@@ -2,10 +2,11 @@ import copy
 
 import pytest
 import torch
-from detectron2.utils.events import EventStorage
+from detectron2.engine import HookBase
 from torch import nn
 
 from mvit_det.engine.trainer import Trainer
+from mvit_det.errors import CheckpointError
 
 
 class Regression(nn.Module):
@@ -31,8 +32,7 @@ def make_trainer(**arguments):
 
 
 def train(trainer, iterations):
-    with EventStorage():
-        trainer.train(0, iterations)
+    trainer.train(0, iterations)
 
 
 def test_steps_equal_a_plain_loop():
@@ -75,8 +75,98 @@ def test_state_goes_on_where_it_was_saved():
     assert again.iter == trainer.iter
     for runner in (trainer, again):
         runner.data_loader = [batches[2]]
-        runner._data_loader_iter_obj = None
-        with EventStorage():
-            runner.train(2, 3)
+        runner.train(2, 3)
     for actual, expected in zip(again.model.parameters(), trainer.model.parameters()):
         assert torch.equal(actual, expected)
+
+
+def test_settings_of_the_optimizer_are_those_of_the_run_and_not_of_the_state():
+    trainer, _ = make_trainer()
+    train(trainer, 2)
+    state = trainer.state_dict()
+    again, _ = make_trainer()
+    again.optimizer.param_groups[0]["lr"] = 0.125
+    again.load_state_dict(state)
+    assert again.optimizer.param_groups[0]["lr"] == 0.125
+    momentum = again.optimizer.state[again.model.layer.weight]["momentum_buffer"]
+    assert momentum.abs().sum() > 0
+
+
+def test_state_of_a_training_that_trained_less_is_refused():
+    trainer, _ = make_trainer()
+    trainer.model.layer.bias.requires_grad_(False)
+    train(trainer, 2)
+    again, _ = make_trainer()
+    with pytest.raises(CheckpointError, match="for 1 of 2 parameters, 'layer.bias' first"):
+        again.load_state_dict(trainer.state_dict())
+
+
+@pytest.mark.parametrize("amp_dtype", [None, "bf16"])
+def test_accumulated_parts_are_the_mean_of_their_gradients(amp_dtype):
+    """And so equal the whole batch where losses are means over pictures."""
+    trainer, batches = make_trainer(clip_gradient_norm=0.1, amp_dtype=amp_dtype, accumulate=2)
+    train(trainer, 2)
+    whole, _ = make_trainer(clip_gradient_norm=0.1, amp_dtype=amp_dtype)
+    whole.data_loader = [torch.cat(batches[0:2]), torch.cat(batches[2:4])]
+    train(whole, 2)
+    for actual, expected in zip(trainer.model.parameters(), whole.model.parameters()):
+        torch.testing.assert_close(
+            actual, expected, atol=1e-6, rtol=1e-6 if not amp_dtype else 1e-2
+        )
+    assert len(trainer.model.dtypes) == 2 * len(whole.model.dtypes)
+
+
+def test_metrics_are_those_of_the_whole_batch():
+    trainer, batches = make_trainer(accumulate=2)
+    model = copy.deepcopy(trainer.model)
+    trainer.train(0, 1)
+    expected = {name: loss.item() for name, loss in model(torch.cat(batches[:2])).items()}
+    metrics = {name: value for name, (value, _) in trainer.storage.latest().items()}
+    assert metrics["loss_mean"] == pytest.approx(expected["loss_mean"])
+    assert metrics["loss_square"] == pytest.approx(expected["loss_square"])
+    assert metrics["total_loss"] == pytest.approx(sum(expected.values()))
+
+
+class Noise(Regression):
+    """Its loss is random, as with stochastic depth or sampled regions."""
+
+    def forward(self, batch):
+        return {"loss": self.layer(batch + torch.randn_like(batch)).square().mean()}
+
+
+def test_draws_of_the_model_depend_on_seed_and_iteration_alone():
+    def losses(seed, start, stop, disturbance=0):
+        torch.manual_seed(0)
+        model, values = Noise(), []
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        batches = [torch.ones(2, 4)] * 9
+        trainer = Trainer(model, batches, optimizer, device="cpu", seed=seed)
+        torch.manual_seed(disturbance)
+        trainer.after_step = lambda: values.append(trainer.storage.latest()["total_loss"][0])
+        trainer.train(start, stop)
+        return values
+
+    whole = losses(3, 0, 6)
+    assert len(set(whole)) == 6
+    assert losses(3, 4, 6, disturbance=1) == whole[4:]
+    assert not set(losses(4, 0, 6)) & set(whole)
+
+
+def test_a_request_ends_the_training_after_the_step():
+    steps = []
+    trainer, _ = make_trainer(should_stop=lambda: len(steps) == 2)
+    trainer.register_hooks([Steps(steps)])
+    trainer.train(0, 5)
+    assert steps == [0, 1, 2]
+    assert trainer.stopped
+    assert trainer.iter == 2
+
+
+class Steps(HookBase):
+    """Notes the steps that were done."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def after_step(self):
+        self.steps.append(self.trainer.iter)

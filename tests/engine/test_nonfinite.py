@@ -1,0 +1,109 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from mvit_det.engine.nonfinite import NonFiniteSteps
+from mvit_det.engine.trainer import Trainer
+from mvit_det.errors import TrainingError
+from mvit_det.modeling import MViTv2
+
+
+class Detector(nn.Module):
+    """A small detector: picture "bad" has an infinite loss, "cliff" a NaN gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = MViTv2(
+            depths=[1, 1], embed_dim=8, window_size=8, out_features=["scale3"], pretrain_img_size=32
+        )
+        self.head = nn.Linear(16, 1)
+
+    def forward(self, batch):
+        image = torch.stack([picture["image"] for picture in batch])
+        loss = self.head(self.backbone(image)["scale3"].mean((2, 3))).square().mean()
+        names = {picture["file_name"] for picture in batch}
+        if "bad.png" in names:
+            loss = loss * float("inf")
+        if "cliff.png" in names:
+            # The square root's slope at 0 is infinite.
+            loss = loss + (loss * 0).sqrt()
+        return {"loss_cls": loss, "loss_mask": torch.ones(())}
+
+
+def make_batch(name):
+    torch.manual_seed(len(name))
+    return [{"file_name": f"{name}.png", "image_id": 7, "image": torch.randn(3, 32, 32)}]
+
+
+def make_trainer(names, limit, output="", **arguments):
+    torch.manual_seed(0)
+    model = Detector()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    return Trainer(
+        model,
+        [make_batch(name) for name in names],
+        optimizer,
+        device="cpu",
+        nonfinite=NonFiniteSteps(limit, output),
+        **arguments,
+    )
+
+
+def weights(trainer):
+    return nn.utils.parameters_to_vector(trainer.model.parameters()).detach().clone()
+
+
+@pytest.mark.parametrize("broken", ["bad", "cliff"])
+def test_a_step_that_is_left_out_changes_nothing(broken, tmp_path):
+    trainer = make_trainer(["good", broken, "better"], 1, tmp_path)
+    trainer.train(0, 3)
+    without = make_trainer(["good", "better"], 0)
+    without.train(0, 2)
+    assert torch.equal(weights(trainer), weights(without))
+    assert trainer.optimizer.state == without.optimizer.state
+
+
+def test_what_led_to_it_is_written_down(tmp_path, caplog):
+    make_trainer(["good", "bad"], 1, tmp_path, accumulate=2).train(0, 1)
+    (path,) = (tmp_path / "nonfinite").iterdir()
+    assert path.name == "iteration_0000000_process_0.json"
+    assert "left this step out (1 in a row, at most 1); the batch, its losses" in caplog.text
+    assert str(path) in caplog.text
+    report = json.loads(path.read_text())
+    assert report["iteration"] == 0
+    assert report["learning_rate"] == 0.01
+    assert report["gradient_norm"] == "nan"
+    good, bad = report["batch"]
+    assert good["pictures"] == [
+        {"file_name": "good.png", "image_id": 7, "shape": [3, 32, 32], "objects": None}
+    ]
+    assert good["losses"]["loss_cls"] > 0
+    assert bad["losses"] == {"loss_cls": "inf", "loss_mask": 1.0}
+    by_part = report["gradient_norm_by_part_of_the_model"]
+    assert list(by_part) == [
+        "backbone.patch_embed",
+        "backbone.scale2",
+        "backbone.scale3",
+        "backbone.scale3_norm",
+        "head.weight",
+        "head.bias",
+    ]
+
+
+def test_too_many_in_a_row_end_the_training(tmp_path):
+    trainer = make_trainer(["bad", "good", "bad", "bad", "good"], 1, tmp_path)
+    with pytest.raises(
+        TrainingError,
+        match="infinite or NaN at iteration 3, as in the 1 before; .* are written down",
+    ) as error:
+        trainer.train(0, 5)
+    assert "go on with '--resume'" in str(error.value)
+    assert torch.isfinite(weights(trainer)).all()
+
+
+def test_by_default_the_first_one_ends_it():
+    trainer = make_trainer(["good", "bad"], 0)
+    with pytest.raises(TrainingError, match="infinite or NaN at iteration 1. The model was not"):
+        trainer.train(0, 2)

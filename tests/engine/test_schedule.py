@@ -1,0 +1,98 @@
+import logging
+
+import pytest
+from detectron2.config import LazyCall as L
+from detectron2.config import instantiate
+from fvcore.common.param_scheduler import CosineParamScheduler
+from omegaconf import OmegaConf
+
+from mvit_det.engine import load_config
+from mvit_det.engine.schedule import fit_schedule
+from mvit_det.errors import ConfigError
+from mvit_det.model_zoo import configs_folder
+
+
+def records(number):
+    return [{"width": 4, "height": 4}] * number
+
+
+def make_config(images=100):
+    """MViTv2-T's schedule: 67,500 iterations of 64 pictures, on a data set of our own."""
+    config = load_config(configs_folder() / "COCO" / "mask_rcnn_mvitv2_t.py")
+    config.dataloader.train.dataset = L(records)(number=images)
+    return config
+
+
+def rates(config, *shares):
+    """The multiplier of the learning rate at these shares of the training."""
+    multiplier = instantiate(config.lr_multiplier)
+    return [multiplier(share) for share in shares]
+
+
+def test_a_smaller_batch_sees_as_many_pictures_at_a_lower_rate(caplog):
+    config = make_config()
+    with caplog.at_level(logging.INFO, logger="mvit_det"):
+        fit_schedule(config, batch_size=16)
+    assert config.train.max_iter == 4 * 67_500
+    assert config.dataloader.train.total_batch_size == 16
+    assert config.optimizer.lr == pytest.approx(1.6e-4 / 4)
+    # Warm-up over 250 iterations of 64 pictures.
+    assert config.lr_multiplier.warmup_length * config.train.max_iter == pytest.approx(1000)
+    assert config.lr_multiplier.scheduler.milestones == [210_000, 250_000]
+    assert rates(config, 0, 0.5, 0.8, 0.95) == pytest.approx([0.001, 1, 0.1, 0.01])
+    assert config.train.eval_period == 20_000
+    assert config.train.checkpointer.period == 20_000
+    assert caplog.messages[-1] == (
+        "Schedule: 270000 iterations of 16 pictures in 1 part(s) per process, learning rate 4e-05, "
+        "warm-up 1000 iterations, steps at 210000, 250000, an evaluation every 20000"
+    )
+
+
+def test_epochs_count_the_pictures_there_are():
+    config = make_config(images=6400)
+    fit_schedule(config, epochs=12)
+    assert config.train.max_iter == 1200
+    assert config.optimizer.lr == 1.6e-4
+    assert config.lr_multiplier.scheduler.milestones == [round(1200 * 7 / 9), round(1200 * 25 / 27)]
+    assert config.lr_multiplier.scheduler.num_updates == 1200
+    assert rates(config, 0.5, 0.8, 0.95) == pytest.approx([1, 0.1, 0.01])
+
+
+def test_warm_up_leaves_most_of_a_short_training(caplog):
+    config = make_config(images=100)
+    fit_schedule(config, epochs=3, batch_size=4)
+    assert config.train.max_iter == 75
+    assert config.lr_multiplier.warmup_length == 0.1
+    assert "The warm-up is cut to 10 % of the training" in caplog.text
+    assert config.train.eval_period == 6
+
+
+def test_accumulation_changes_no_schedule():
+    config, before = make_config(), make_config()
+    fit_schedule(config, accumulate=8)
+    assert config.train.accumulate == 8
+    config.train.accumulate = 1
+    assert OmegaConf.to_yaml(config, resolve=False) == OmegaConf.to_yaml(before, resolve=False)
+
+
+def test_schedules_without_steps_are_relative():
+    config = make_config()
+    config.lr_multiplier = L(CosineParamScheduler)(start_value=1.0, end_value=0.0)
+    fit_schedule(config, batch_size=32)
+    assert config.train.max_iter == 135_000
+    assert rates(config, 0.5) == pytest.approx([0.5])
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "accumulate"])
+def test_numbers_have_to_be_positive(name):
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} must be positive, not 0"):
+        fit_schedule(make_config(), **{name: 0})
+
+
+def test_a_config_without_a_length():
+    config = make_config()
+    config.train.max_iter = 0
+    with pytest.raises(ConfigError, match="no train.max_iter to go by; say how long with '--epo"):
+        fit_schedule(config, batch_size=2)
+    fit_schedule(config, epochs=2, batch_size=20)
+    assert config.train.max_iter == 10
