@@ -119,8 +119,12 @@ class TrainingPlot(HookBase):
         self._draw()
 
     def _draw(self) -> None:
-        if (self.folder / METRICS_FILE).is_file():
+        if not (self.folder / METRICS_FILE).is_file():
+            return
+        try:
             save_training_plot(self.folder / METRICS_FILE, self.folder / "training.png")
+        except OSError as error:
+            logger.warning("The training goes on without its picture: %s", error)
 
 
 def metric_writers(output_dir: str | Path, max_iter: int) -> list[EventWriter]:

@@ -125,7 +125,7 @@ def _draw(
         colour = COLOURS[number % len(COLOURS)]
         style = "-" if number < len(COLOURS) else "--"
         if smooth:
-            axes.plot(iterations, values, color=colour, alpha=0.2, linewidth=1)
+            axes.plot(iterations, values, color=colour, alpha=0.2, linewidth=1, zorder=1)
             values = _smoothed(values)
         (line,) = axes.plot(iterations, values, style, color=colour, marker=marker, markersize=5)
         drawn.append((values[-1], label, line))

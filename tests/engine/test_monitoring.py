@@ -99,3 +99,9 @@ def test_the_picture_of_a_training_that_broke_off_is_drawn(run, monkeypatch, tmp
     with pytest.raises(RuntimeError, match="broke off"):
         run(log_period=1)
     assert (tmp_path / "training.png").stat().st_size > 10_000
+
+
+def test_a_picture_that_cannot_be_written_ends_no_training(run, tmp_path, caplog):
+    (tmp_path / "training.png").mkdir()
+    run(iterations=4, log_period=1)
+    assert "The training goes on without its picture: " in caplog.text
