@@ -5,7 +5,7 @@ registers the backbones and the generated data sets with it.
 """
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .modeling import (
     MViTv2,
@@ -34,12 +34,16 @@ except ModuleNotFoundError as error:
 else:
     register_shapes()
 
+if TYPE_CHECKING:
+    from .predictor import Predictor
+
 __version__ = "0.1.0"
 
 __all__ = [
     "MViTv2",
     "MViTv2Backbone",
     "MViTv2Classifier",
+    "Predictor",
     "add_mvitv2_config",
     "build_mvitv2_backbone",
     "build_mvitv2_fpn_backbone",
@@ -52,7 +56,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Says what is missing when a name that stands on Detectron2 is used without it."""
+    """Loads what takes long when it is first used, and says what is missing without Detectron2."""
+    if name == "Predictor" and "MViTv2Backbone" in globals():
+        from .predictor import Predictor
+
+        return Predictor
     if name in __all__:
         raise ModuleNotFoundError(
             f"mvit_det.{name} needs Detectron2, which is not installed; "

@@ -164,11 +164,20 @@ def get_config(name: str) -> "DictConfig":
     # Only this needs Detectron2.
     from detectron2.config import LazyConfig
 
+    return LazyConfig.load(str(config_path(name)))
+
+
+def config_path(name: str) -> Path:
+    """The config file of a published detector.
+
+    Raises:
+        ConfigError: as `get_config`.
+    """
     model = _find(name)
     if not model.config:
         detectors = ", ".join(model.name for model in _MODELS if model.config)
         raise ConfigError(f"'{name}' is a backbone and has no config; these have one: {detectors}")
-    return LazyConfig.load(str(configs_folder() / model.config))
+    return configs_folder() / model.config
 
 
 def get_model(name: str, *, trained: bool = False) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Pictures of instances: drawn on one image, and as a sheet of ground truth beside predictions."""
+"""Pictures of instances: drawn on one image, on a sheet, and as ground truth beside predictions."""
 
 import colorsys
 import os
@@ -12,6 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as mask_util
+
+from .data.images import read_image
 
 MASK_OPACITY = 0.4
 PANEL_SIDES = (320, 640)  # least and most pixels of an image's longer side on a sheet
@@ -96,7 +98,7 @@ def prediction_sheet(
     panel_side = min(max(panel_side, PANEL_SIDES[0]), PANEL_SIDES[1])
     pairs = []
     for record in shown:
-        image = _read(record["file_name"])
+        image = read_image(record["file_name"])
         truth = [
             _Drawable(annotation, annotation["category_id"], annotation["bbox_mode"])
             for annotation in record["annotations"]
@@ -127,6 +129,35 @@ def save_prediction_sheet(
     """Writes :func:`prediction_sheet` to ``path``, whose ending (.png, .jpg) gives the format."""
     sheet = prediction_sheet(dataset_name, predictions, num_images, score_threshold)
     Image.fromarray(sheet).save(path)
+
+
+def contact_sheet(
+    records: Sequence[Mapping[str, Any]], class_names: Sequence[str], num_images: int = 12
+) -> np.ndarray:
+    """Draws the annotations of images of a data set, spread evenly over it, four to a row.
+
+    Args:
+        records: in Detectron2's format; at least one.
+        class_names: one name per class.
+        num_images: how many images to show, if there are as many; at least 1.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    chosen = np.linspace(0, len(records) - 1, min(num_images, len(records))).round().astype(int)
+    panels = []
+    for record in (records[index] for index in chosen):
+        drawables = [
+            _Drawable(annotation, annotation["category_id"], annotation["bbox_mode"])
+            for annotation in record["annotations"]
+        ]
+        image = read_image(record["file_name"])
+        panels.append(_panel(image, drawables, class_names, PANEL_SIDES[0]))
+    titles = [os.path.basename(records[index]["file_name"]) for index in chosen]
+    return _arrange_titled(panels, titles, PANEL_SIDES[0], columns=min(4, len(panels)))
 
 
 class _Drawable:
@@ -270,7 +301,29 @@ def _arrange(pairs: Sequence[tuple[np.ndarray, np.ndarray]], panel_side: int) ->
     return np.asarray(sheet)
 
 
-def _read(path: str) -> np.ndarray:
-    """Reads an image as (H, W, 3) uint8 RGB."""
-    with Image.open(path) as file:
-        return np.asarray(file.convert("RGB"))
+def _arrange_titled(
+    panels: Sequence[np.ndarray], titles: Sequence[str], panel_side: int, columns: int
+) -> np.ndarray:
+    """Puts panels on white paper, a number of them to a row, each with its title above it.
+
+    ``panel_side`` bounds the height and width of the panels. Long titles lose their beginning.
+    """
+    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    row_heights = [CAPTION_HEIGHT + max(panel.shape[0] for panel in row) for row in rows]
+    width = columns * (panel_side + GAP) + GAP
+    sheet = Image.new("RGB", (width, sum(row_heights) + (len(rows) + 1) * GAP), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(14)
+    top = GAP
+    for row_number, row in enumerate(rows):
+        for column, panel in enumerate(row):
+            left = GAP + column * (panel_side + GAP)
+            title = titles[row_number * columns + column]
+            while pen.textlength(title, font=font) > panel_side:
+                title = "…" + title.removeprefix("…")[1:]
+            centre = (left + panel_side / 2, top + CAPTION_HEIGHT / 2)
+            pen.text(centre, title, font=font, fill=INK, anchor="mm")
+            x = left + (panel_side - panel.shape[1]) // 2
+            sheet.paste(Image.fromarray(panel), (x, top + CAPTION_HEIGHT))
+        top += row_heights[row_number] + GAP
+    return np.asarray(sheet)

@@ -5,12 +5,13 @@ import colorsys
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mvit_det.visualization import (
     CAPTION_HEIGHT,
     GAP,
     class_colour,
+    contact_sheet,
     draw_instances,
     prediction_sheet,
     save_prediction_sheet,
@@ -167,3 +168,33 @@ def test_real_images_of_different_sizes(coco_sample):
         MetadataCatalog.remove(name)
     assert sheet.shape[1] == 2 * (2 * 640 + GAP) + 6 * GAP
     assert sheet.std() > 30
+
+
+def test_contact_sheet_shows_annotations_of_pictures_four_to_a_row(shapes_root):
+    records = DatasetCatalog.get("shapes_val")[:5]
+    sheet = contact_sheet(records, ["a", "b", "c", "d", "e"], num_images=9)
+    row = CAPTION_HEIGHT + 320 + GAP
+    assert sheet.shape == (GAP + 2 * row, GAP + 4 * (320 + GAP), 3)
+    paper = np.full((row, 320, 3), 255, np.uint8)
+    np.testing.assert_array_equal(sheet[row + GAP :][:row, 2 * GAP + 320 :][:, :320], paper)
+    for number, record in enumerate(records[:4]):
+        left = GAP + number * (320 + GAP)
+        panel = sheet[GAP + CAPTION_HEIGHT :][:320, left : left + 320]
+        for annotation in record["annotations"]:
+            colour = class_colour(annotation["category_id"])
+            assert (np.abs(panel.astype(int) - colour).max(axis=2) < 3).sum() > 50
+        # Its name stands above it.
+        title = sheet[GAP : GAP + CAPTION_HEIGHT, left : left + 320]
+        assert (title < 100).any()
+
+
+def test_pictures_are_drawn_upright(tmp_path):
+    """As their annotations have it, with the orientation that the file gives."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (60, 40), (90, 90, 90)).save(tmp_path / "picture.png", exif=exif)
+    record = {"file_name": str(tmp_path / "picture.png"), "annotations": []}
+    sheet = contact_sheet([record], [])
+    grey = (sheet == 90).all(axis=2)
+    rows, columns = grey.any(axis=1).sum(), grey.any(axis=0).sum()
+    assert (rows, columns) == (320, 213)

@@ -1,10 +1,12 @@
 #!/usr/bin/env python
-"""Trains or evaluates what a LazyConfig file describes.
+r"""Trains or evaluates what a LazyConfig file describes.
 
 tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_mvitv2_t.py --num-gpus 8
 tools/lazyconfig_train_net.py --config-file … --epochs 12 --batch-size 16 --accumulate 4
 tools/lazyconfig_train_net.py --config-file … --eval-only train.init_checkpoint=model.pth
 tools/lazyconfig_train_net.py --config-file … train.max_iter=1000 optimizer.lr=1e-4
+tools/lazyconfig_train_net.py --config-file … --train-json train.json --train-images train/ \
+    --val-json val.json --val-images val/ --epochs 12
 torchrun --standalone --nproc-per-node=8 tools/lazyconfig_train_net.py --config-file …
 
 Exit codes: 0 done; 1 something is wrong, in one line; 2 wrong usage; 130 or 143 stopped by Ctrl-C
@@ -24,8 +26,11 @@ from mvit_det.engine import (
     launch,
     load_config,
     resolve_device,
+    set_own_data,
     train,
+    use_own_data,
 )
+from mvit_det.engine.own_data import PATHS
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -44,6 +49,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--debug", action="store_true", help="show where in the code an error comes from"
     )
+    own = parser.add_argument_group("data of your own, in COCO's format")
+    for split, use in (("train", "training"), ("val", "evaluation")):
+        own.add_argument(f"--{split}-json", metavar="FILE", help=f"annotations for {use}")
+        own.add_argument(f"--{split}-images", metavar="DIR", help="folder of their pictures")
     schedule = parser.add_argument_group(
         "schedule", "the learning rate, its warm-up and its steps are fitted, and printed"
     )
@@ -63,6 +72,13 @@ def main(arguments: argparse.Namespace) -> None:
     """Runs in each process."""
     config = load_config(arguments.config_file, arguments.opts)
     setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="mvit_det")
+    set_own_data(config, **{path: getattr(arguments, path) for path in PATHS})
+    use_own_data(
+        config,
+        evaluate_only=arguments.eval_only,
+        resume=arguments.resume,
+        trust_checkpoint=arguments.trust_checkpoint,
+    )
     resolve_device(config, arguments.device)
     schedule = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "accumulate")}
     if any(number is not None for number in schedule.values()):

@@ -1,6 +1,7 @@
 """The same from ImageNet-21K weights. Published: box AP 54.9, mask AP 47.4."""
 
 from .cascade_mask_rcnn_mvitv2_b import (
+    data,
     dataloader,
     lr_multiplier,
     model,

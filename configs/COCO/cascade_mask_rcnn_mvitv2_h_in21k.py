@@ -3,7 +3,7 @@
 Published: box AP 56.1, mask AP 48.5.
 """
 
-from ..common.data.coco_lsj import dataloader
+from ..common.data.coco_lsj import data, dataloader
 from .cascade_mask_rcnn_mvitv2_t import lr_multiplier, model, optimizer, train
 
 model.backbone.bottom_up.update(

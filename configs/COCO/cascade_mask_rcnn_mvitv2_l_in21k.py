@@ -3,7 +3,7 @@
 Published: box AP 55.8, mask AP 48.3.
 """
 
-from ..common.data.coco_lsj import dataloader
+from ..common.data.coco_lsj import data, dataloader
 from ..common.schedule import COCO_EPOCH_LSJ, iterations, multi_step
 from .cascade_mask_rcnn_mvitv2_t import model, optimizer, train
 

@@ -1,6 +1,6 @@
 """Mask R-CNN with MViTv2-S, 36 epochs ("3x")."""
 
-from .mask_rcnn_mvitv2_t import dataloader, lr_multiplier, model, optimizer, train
+from .mask_rcnn_mvitv2_t import data, dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.bottom_up.update(depths=[1, 2, 11, 2])
 

@@ -1,6 +1,6 @@
 """Mask R-CNN with MViTv2-T, 36 epochs ("3x"). Published: box AP 48.3, mask AP 43.8."""
 
-from ..common.data.coco import dataloader
+from ..common.data.coco import data, dataloader
 from ..common.models.mask_rcnn_mvitv2 import model
 from ..common.optimizer import optimizer
 from ..common.schedule import COCO_EPOCH_3X, iterations, multi_step

@@ -2,6 +2,7 @@
 
 from ..common.models.cascade import cascade
 from .mask_rcnn_mvitv2_pico import (
+    data,
     dataloader,
     lr_multiplier,
     model,

@@ -3,7 +3,7 @@
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
-from ..common.data.coco import dataloader
+from ..common.data.coco import data, dataloader
 from ..common.models.mask_rcnn_mvitv2 import model
 from ..common.optimizer import optimizer
 from ..common.schedule import cosine, iterations

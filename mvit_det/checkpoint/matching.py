@@ -20,6 +20,7 @@ from .resizing import (
 # "train" the whole backbone.
 Purpose = Literal["train", "evaluate"]
 
+_MASK_HEAD = "roi_heads.mask_head."
 _TAKE_CONFIG = "take the config that the weights were made with"
 
 
@@ -91,6 +92,7 @@ class _Matcher:
             self.cut, self.prefix = root, self.root
         # A backbone's file leaves the rest of a detector open.
         self.fills_all = weights.is_detector or all(key.startswith(self.root) for key in state)
+        self.has_mask_head = any(key.startswith(_MASK_HEAD) for key in state)
         self.has_output_norms = any(
             re.match(r"scale\d+_norm\.", name.removeprefix(root)) for name in weights.tensors
         )
@@ -201,6 +203,8 @@ class _Matcher:
             return "taken from the config"
         if key.endswith(".num_batches_tracked"):
             return "counter of a norm"
+        if self.training and key.startswith(_MASK_HEAD) and not self.has_mask_head:
+            return "mask head, which the model does not have"
         name = key.removeprefix(self.root) if key.startswith(self.root) else ""
         if name == "cls_token":
             return "class token"

@@ -1,6 +1,14 @@
-"""Data sets: the generated ``shapes``, and checks of those that are registered with Detectron2."""
+"""Data sets: reading pictures and annotations, checking them, and generated ``shapes``."""
 
 from .check import check_datasets
+from .images import read_image
+from .mapper import DatasetMapper
 from .shapes import generate_shapes, register_shapes
 
-__all__ = ["check_datasets", "generate_shapes", "register_shapes"]
+__all__ = [
+    "DatasetMapper",
+    "check_datasets",
+    "generate_shapes",
+    "read_image",
+    "register_shapes",
+]

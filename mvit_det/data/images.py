@@ -49,11 +49,7 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
     if image_format not in ("RGB", "BGR"):
         raise ValueError(f"image_format is '{image_format}'; it must be 'RGB' or 'BGR'")
     with open_image(path) as image:
-        try:
-            image.load()
-        # Whatever a damaged file makes of its decoder: there is no list of what it may raise.
-        except Exception as error:
-            raise _damaged(path, error) from error
+        _load(image, path)
         try:
             upright = _to_rgb(image, path)
         except ValueError as error:
@@ -66,6 +62,25 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
             upright = upright.transpose(method)
     pixels = np.array(upright)
     return pixels if image_format == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads a label map: a picture whose grey values, or indexes into a palette, are classes.
+
+    Returns:
+        (H, W) of whole numbers.
+
+    Raises:
+        ImageError: as `read_image`, or the pixels are colours.
+    """
+    with open_image(path) as image:
+        _load(image, path)
+        if image.mode not in ("L", "P") and not image.mode.startswith("I"):
+            raise ImageError(
+                f"the label map '{path}' has pixels of the kind '{image.mode}'; save it as PNG "
+                "with one whole number per pixel"
+            )
+        return np.array(image)
 
 
 def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -106,12 +121,20 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         ) from error
     except UnidentifiedImageError as error:
         raise ImageError(_what_instead(path)) from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise ImageError(
-            f"the picture '{path}' cannot be read ({reason}); make it readable or leave it out"
-        ) from error
     # Headers can be damaged in any way, too.
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise ImageError(
+                f"the picture '{path}' cannot be read ({error.strerror}); make it readable or "
+                "leave it out"
+            ) from error
+        raise _damaged(path, error) from error
+
+
+def _load(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    try:
+        image.load()
+    # Whatever a damaged file makes of its decoder: there is no list of what it may raise.
     except Exception as error:
         raise _damaged(path, error) from error
 

@@ -16,6 +16,7 @@ from ..data import check_datasets
 from ..errors import CheckpointError
 from ..evaluation import inference_on_dataset, save_report
 from ..visualization import save_prediction_sheet
+from .parallel import whole_weights
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ def evaluate(
     folder = Path(config.train.output_dir) / folder
     folder.mkdir(parents=True, exist_ok=True)
     evaluator = instantiate({**config.dataloader.evaluator, "output_dir": str(folder)})
-    results = inference_on_dataset(model, instantiate(config.dataloader.test), evaluator)
+    with whole_weights(model):
+        results = inference_on_dataset(model, instantiate(config.dataloader.test), evaluator)
     save_report(evaluator, folder)
     if comm.is_main_process() and config.train.sheet_images:
         sheet = folder / "predictions.png"

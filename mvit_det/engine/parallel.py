@@ -78,6 +78,26 @@ def synchronized(model: nn.Module, synchronizes: bool) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def whole_weights(model: nn.Module) -> Iterator[None]:
+    """Keeps the weights of a sharded model together for a while, for inference.
+
+    Processes that see different numbers of pictures can then compute without each other. All have
+    to enter together.
+    """
+    shards = [part for part in model.modules() if isinstance(part, FSDPModule)]
+    for shard in shards:
+        shard.set_reshard_after_forward(False, recurse=False)
+        shard.unshard()
+    try:
+        yield
+    finally:
+        for shard in shards:
+            shard.reshard()
+            # The outermost part is needed again at once when the backward pass begins.
+            shard.set_reshard_after_forward(shard is not model, recurse=False)
+
+
 def gradient_norm(model: nn.Module) -> Tensor:
     """Euclidean norm of all gradients together, the same in every process; () fp32."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -120,9 +140,9 @@ def restore_optimizer(
             f"parameters, '{missing[0]}' first: they were not trained then; keep what is frozen as "
             "it was, or start a new training from these weights with train.init_checkpoint"
         )
-    for name in state.keys() & trained.keys():
-        optimizer.state[trained[name]] = {
-            key: _restored(value, trained[name]) for key, value in state[name].items()
+    for name, parameter in trained.items():
+        optimizer.state[parameter] = {
+            key: _restored(value, parameter) for key, value in state.get(name, {}).items()
         }
     for group in optimizer.param_groups:
         # What schedules of the learning rate start from when they do not start at the beginning.
@@ -153,5 +173,6 @@ def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor on the device of another, and sharded as that one is."""
     tensor = tensor.to(like.device)
     if isinstance(like, DTensor):
-        return distribute_tensor(tensor, like.device_mesh, like.placements)
+        # Each process has the whole tensor, and takes its share without asking the others.
+        return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
     return tensor

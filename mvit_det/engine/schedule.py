@@ -10,7 +10,7 @@ from ..errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WARMUP = 0.1  # of the training
+LONGEST_WARMUP = 0.1  # of the training, if the config does not have a longer one
 
 
 def fit_schedule(
@@ -92,9 +92,10 @@ def _stretch_multiplier(multiplier: Any, stretch: float, warmup_stretch: float) 
     """
     if "warmup_length" in multiplier:
         length = multiplier.warmup_length * warmup_stretch / stretch
-        if length > LONGEST_WARMUP:
-            logger.warning("The warm-up is cut to %d %% of the training", 100 * LONGEST_WARMUP)
-        multiplier.warmup_length = min(length, LONGEST_WARMUP)
+        longest = max(LONGEST_WARMUP, multiplier.warmup_length)
+        if length > longest:
+            logger.warning("The warm-up is cut to %d %% of the training", 100 * longest)
+        multiplier.warmup_length = min(length, longest)
     steps = multiplier.get("scheduler", multiplier)
     if "milestones" in steps:
         steps.milestones = [_stretched(step, stretch) for step in steps.milestones]

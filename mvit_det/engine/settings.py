@@ -90,6 +90,29 @@ def _wrong_kind(config: DictConfig, key: str, value: Any) -> str | None:
     return f"{key} must be a number, not '{value}'" if isinstance(old, (int, float)) else None
 
 
+def choose_device(requested: str = "") -> str:
+    """The device to run on.
+
+    Args:
+        requested: 'cpu', 'cuda' or one of several CUDA devices, 'cuda:1'; '' takes CUDA where
+            there is any, and the CPU elsewhere.
+
+    Raises:
+        DeviceError: CUDA is asked for and not available.
+    """
+    has_cuda = torch.cuda.is_available()
+    if not requested:
+        if not has_cuda:
+            logger.warning("No CUDA device found: running on the CPU ('--device cpu' to say so)")
+        return "cuda" if has_cuda else "cpu"
+    if requested.startswith("cuda") and not has_cuda:
+        raise DeviceError(
+            f"device '{requested}' was asked for, but PyTorch finds no CUDA device on this "
+            "machine; use '--device cpu', or see 'python tools/check_install.py'"
+        )
+    return requested
+
+
 def resolve_device(config: DictConfig, requested: str | None = None) -> None:
     """Settles device and mixed precision in `config.train`, in place.
 
@@ -104,17 +127,7 @@ def resolve_device(config: DictConfig, requested: str | None = None) -> None:
         DeviceError: CUDA is asked for and not available.
         ConfigError: `train.amp.dtype` is none of 'auto', 'bf16' and 'fp16'.
     """
-    has_cuda = torch.cuda.is_available()
-    device = requested or config.train.device
-    if not device:
-        device = "cuda" if has_cuda else "cpu"
-        if not has_cuda:
-            logger.warning("No CUDA device found: running on the CPU ('--device cpu' to say so)")
-    if device.startswith("cuda") and not has_cuda:
-        raise DeviceError(
-            f"device '{device}' was asked for, but PyTorch finds no CUDA device on this machine; "
-            "use '--device cpu', or see 'python tools/check_install.py'"
-        )
+    device = choose_device(requested or config.train.device)
     config.train.device = device
 
     amp = config.train.amp

@@ -128,3 +128,18 @@ def test_no_weight_decay_on_norms_and_positions():
     for name, parameter in model.named_parameters():
         spared = "norm" in name or "rel_pos" in name
         assert decay[id(parameter)] == (0.0 if spared else 0.05), name
+
+
+@pytest.mark.parametrize("path", ALL, ids=names(ALL))
+def test_every_config_passes_on_the_settings_of_data(path):
+    config = LazyConfig.load(str(path))
+    assert config.data == {
+        "train_json": "",
+        "train_images": "",
+        "val_json": "",
+        "val_images": "",
+        "class_names": [],
+        "on_bad_image": "raise",
+    }
+    config.data.on_bad_image = "skip"
+    assert config.dataloader.train.on_bad_image == config.dataloader.test.on_bad_image == "skip"

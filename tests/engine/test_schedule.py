@@ -69,6 +69,7 @@ def test_warm_up_leaves_most_of_a_short_training(caplog):
 
 def test_accumulation_changes_no_schedule():
     config, before = make_config(), make_config()
+    config.lr_multiplier.warmup_length = before.lr_multiplier.warmup_length = 0.5
     fit_schedule(config, accumulate=8)
     assert config.train.accumulate == 8
     config.train.accumulate = 1

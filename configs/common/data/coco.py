@@ -2,13 +2,23 @@
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import (
-    DatasetMapper,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import get_detection_dataset_dicts
 
+from mvit_det.data import DatasetMapper
 from mvit_det.data.loading import EvaluationLoader, TrainingLoader
 from mvit_det.evaluation import COCOEvaluator
+
+# Data of one's own, in COCO's format; `--train-json` and its like fill it in.
+data = dict(
+    train_json="",
+    train_images="",
+    val_json="",
+    val_images="",
+    # One name per class; empty stands for those of the registered data set.
+    class_names=[],
+    # A picture or annotation that cannot be used: 'raise' stops, 'skip' takes the next picture.
+    on_bad_image="raise",
+)
 
 dataloader = dict(
     train=L(TrainingLoader)(
@@ -39,6 +49,7 @@ dataloader = dict(
         ),
         total_batch_size=64,
         num_workers=4,
+        on_bad_image="${data.on_bad_image}",
     ),
     test=L(EvaluationLoader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
@@ -48,6 +59,7 @@ dataloader = dict(
             image_format="${...train.mapper.image_format}",
         ),
         num_workers=4,
+        on_bad_image="${data.on_bad_image}",
     ),
     evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.names}"),
 )

@@ -3,7 +3,7 @@
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
-from .coco import dataloader
+from .coco import data, dataloader
 
 IMAGE_SIZE = 1024
 

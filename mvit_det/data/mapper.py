@@ -1,0 +1,113 @@
+"""From a picture and its annotations on disk to what the model takes."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import detectron2.data
+import detectron2.data.transforms as T
+import numpy as np
+import torch
+from detectron2.data import detection_utils
+
+from ..errors import ImageError
+from .annotations import box_error, segmentation_error
+from .images import read_image, read_labels
+
+
+class DatasetMapper(detectron2.data.DatasetMapper):
+    """Detectron2's mapper, with a sentence for each picture or annotation that cannot be used.
+
+    Arguments and result are Detectron2's: for a record of a data set, a dict with `image`,
+    (3, H, W) uint8 in `image_format`, `height` and `width` before augmentation, in training
+    `instances` with boxes, classes and masks, and `sem_seg`, (H, W) int64, where it is annotated.
+
+    All that is random draws from the global generators of NumPy, Python and PyTorch.
+
+    Raises:
+        ImageError: the picture is missing or cannot be read, its size or that of its label map
+            is not that of the annotations, or an annotation is not usable.
+    """
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Reads and augments one record of a data set, which stays as it was."""
+        record = copy.deepcopy(dataset_dict)
+        path = record["file_name"]
+        image = read_image(path, self.image_format)
+        _check_size(record, image)
+        labels = None
+        if "sem_seg_file_name" in record:
+            labels_path = record.pop("sem_seg_file_name")
+            labels = read_labels(labels_path)
+            if labels.shape != image.shape[:2]:
+                raise ImageError(
+                    f"the label map '{labels_path}' is {_size(labels)} but its picture '{path}' is "
+                    f"{_size(image)} (height × width); make a label map of the picture's size"
+                )
+        if self.is_train:
+            for annotation in record.get("annotations", ()):
+                _check_annotation(annotation, image, path, self.use_instance_mask)
+
+        augmented = T.AugInput(image, sem_seg=labels)
+        transforms = self.augmentations(augmented)
+        shape = augmented.image.shape[:2]
+        record["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        if labels is not None:
+            record["sem_seg"] = torch.from_numpy(augmented.sem_seg.astype(np.int64))
+        if self.proposal_topk is not None:
+            detection_utils.transform_proposals(
+                record, shape, transforms, proposal_topk=self.proposal_topk
+            )
+        if not self.is_train:
+            record.pop("annotations", None)
+        elif "annotations" in record:
+            self._transform_annotations(record, transforms, shape)
+        return record
+
+    def _transform_annotations(
+        self, record: dict[str, Any], transforms: T.TransformList, shape: tuple[int, int]
+    ) -> None:
+        """Replaces `annotations` by `instances`; crowds are left out."""
+        if all(annotation.get("iscrowd", 0) for annotation in record["annotations"]):
+            # Without an object there are no masks either to take boxes from.
+            del record["annotations"]
+            record["instances"] = detection_utils.annotations_to_instances([], shape)
+            return
+        super()._transform_annotations(record, transforms, shape)
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[0]} × {image.shape[1]}"
+
+
+def _check_size(record: dict[str, Any], image: np.ndarray) -> None:
+    """Checks `height` and `width` of a record, and sets them where they are missing."""
+    height, width = image.shape[:2]
+    annotated = record.setdefault("height", height), record.setdefault("width", width)
+    if annotated == (height, width):
+        return
+    message = (
+        f"the picture '{record['file_name']}' is {_size(image)} but annotated as "
+        f"{annotated[0]} × {annotated[1]} (height × width)"
+    )
+    if annotated == (width, height):
+        raise ImageError(
+            f"{message}: perhaps without its EXIF orientation, which is applied here; annotate it "
+            "as it is shown, or take the orientation out of the file"
+        )
+    raise ImageError(f"{message}; annotate it in its own size, or put back the picture annotated")
+
+
+def _check_annotation(
+    annotation: dict[str, Any], image: np.ndarray, path: str | Path, use_mask: bool
+) -> None:
+    problem, remedy = box_error(annotation.get("bbox")), "mend or remove it"
+    if use_mask and not problem and not annotation.get("iscrowd", 0):
+        segmentation = annotation.get("segmentation")
+        problem = segmentation_error(segmentation, *image.shape[:2])
+        if not problem and not segmentation:
+            problem = "box but no mask"
+            remedy = "add one, or set use_instance_mask=False for a model without a mask head"
+    if problem:
+        which = f"annotation {annotation['id']}" if "id" in annotation else "an annotation"
+        raise ImageError(f"{which} of the picture '{path}' has a {problem}; {remedy}")

@@ -1,0 +1,278 @@
+"""Predictions for many files at once: pictures, folders, patterns and videos, to a folder."""
+
+import glob
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from .errors import ConfigError, ImageError
+from .prediction import Prediction
+from .predictor import Predictor, PreparedImage
+from .video import VideoReader, VideoWriter
+
+# What is taken from a folder.
+PICTURE_ENDINGS = (
+    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg"),
+    *(".png", ".ppm", ".tif", ".tiff", ".webp"),
+)  # fmt: skip
+VIDEO_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+
+# As which drawn pictures are written; those with other endings become PNG.
+WRITTEN_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+RESULTS_FILE = "predictions.json"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture or a video, and the file for what is drawn on it."""
+
+    source: Path
+    output: Path
+    is_video: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a job.
+
+    Attributes:
+        job: the job.
+        images: how many pictures or frames were written.
+        instances: how many instances were found in them.
+        problem: why something is missing, in a sentence; '' if nothing is.
+    """
+
+    job: Job
+    images: int = 0
+    instances: int = 0
+    problem: str = ""
+
+
+def find_inputs(names: Sequence[str]) -> list[Path]:
+    """The files that names stand for, each once.
+
+    Args:
+        names: files; folders, of which pictures and videos are taken that lie directly in them; and
+            patterns such as `photos/*.jpg`, in which `**` stands for any folders.
+
+    Raises:
+        ImageError: a name stands for no file.
+    """
+    found: dict[str, Path] = {}
+    for name in names:
+        if Path(name).is_dir():
+            endings = (*PICTURE_ENDINGS, *VIDEO_ENDINGS)
+            files = [path for path in Path(name).iterdir() if path.suffix.lower() in endings]
+            if not files:
+                raise ImageError(
+                    f"the folder '{name}' holds no picture and no video, by their endings "
+                    f"({' '.join(endings)}); for those in folders within it take '{name}/**/*.jpg'"
+                )
+        elif Path(name).exists():
+            files = [Path(name)]
+        else:
+            files = [Path(file) for file in glob.glob(name, recursive=True) if Path(file).is_file()]
+            if not files:
+                raise ImageError(f"there is no picture, video or folder '{name}'")
+        for path in sorted(files):
+            found.setdefault(os.path.realpath(path), path)
+    return list(found.values())
+
+
+def plan(sources: Sequence[Path], output: Path, videos: Sequence[Path] = ()) -> list[Job]:
+    """Decides where each picture or video goes.
+
+    In a folder they keep their names. Where several have the same, the folders in which they lie
+    are made there, too. What cannot be written in its own format gets `.png` or `.mp4` appended.
+
+    Args:
+        sources: pictures and videos, told apart by their endings.
+        output: a folder, or, by its ending, the file for the only source.
+        videos: more of them, whatever their endings are.
+
+    Raises:
+        ConfigError: there are several sources for one file, the file's ending does not suit, or a
+            source would be overwritten.
+    """
+    are_videos = {path: path.suffix.lower() in VIDEO_ENDINGS for path in sources}
+    are_videos.update((path, True) for path in videos)
+    jobs = []
+    if output.suffix.lower() in (*PICTURE_ENDINGS, *VIDEO_ENDINGS) and not output.is_dir():
+        if len(are_videos) != 1:
+            raise ConfigError(
+                f"'{output}' is one file, and there are {len(are_videos)} inputs; name a folder "
+                "for their outputs"
+            )
+        ((source, is_video),) = are_videos.items()
+        allowed = (".mp4",) if is_video else WRITTEN_ENDINGS
+        if output.suffix.lower() not in allowed:
+            kind = "video" if is_video else "picture"
+            raise ConfigError(
+                f"'{output}' cannot be written: the output of a {kind} ends in "
+                f"{' or '.join(allowed)}"
+            )
+        jobs.append(Job(source, output, is_video))
+    else:
+        if output.exists() and not output.is_dir():
+            raise ConfigError(f"'{output}' is a file and no folder; name another place")
+        names = {path: _output_name(path, is_video) for path, is_video in are_videos.items()}
+        numbers = Counter(names.values())
+        root = os.path.commonpath([path.absolute().parent for path in are_videos])
+        for path, is_video in are_videos.items():
+            folder = path.absolute().parent.relative_to(root) if numbers[names[path]] > 1 else ""
+            jobs.append(Job(path, output / folder / names[path], is_video))
+    originals = {os.path.realpath(path) for path in are_videos}
+    taken: dict[Path, Path] = {}
+    for job in jobs:
+        if os.path.realpath(job.output) in originals:
+            raise ConfigError(
+                f"the output would overwrite the input '{job.output}'; name another folder or file"
+            )
+        if job.output in taken:
+            raise ConfigError(
+                f"'{taken[job.output]}' and '{job.source}' would both be written to "
+                f"'{job.output}'; rename one of them"
+            )
+        taken[job.output] = job.source
+    return jobs
+
+
+def results_path(output: Path, jobs: Sequence[Job]) -> Path | None:
+    """Where COCO's results go: into the folder of outputs, and nowhere if that is a file."""
+    return None if [job.output for job in jobs] == [output] else output / RESULTS_FILE
+
+
+def predict_files(
+    predictor: Predictor, jobs: Sequence[Job], results: Path | None = None
+) -> Iterator[Report]:
+    """Draws what is found in pictures and videos, and writes it as COCO's results.
+
+    What cannot be read is left out, and its report says why. A progress bar is shown where standard
+    error is a terminal.
+
+    Args:
+        predictor: with a threshold of scores that makes pictures clear.
+        jobs: of `plan`.
+        results: file for the instances of all pictures and frames, one list in COCO's format.
+            `image_id` counts the pictures and frames from 1 on; `file_name` is the picture or
+            video, and `frame` counts the video's frames from 0 on.
+
+    Yields:
+        A report for each job when it is done.
+
+    Raises:
+        ImageError: an output cannot be written.
+    """
+    with ExitStack() as stack:
+        writer = stack.enter_context(_ResultsWriter(results))
+        bar = stack.enter_context(tqdm(total=len(jobs), unit="file", disable=None))
+        for is_video, group in groupby(jobs, key=lambda job: job.is_video):
+            if is_video:
+                for job in group:
+                    yield _predict_video(predictor, job, writer)
+                    bar.update()
+                continue
+            for batch in _batches(group, predictor.batch_size):
+                for report in _predict_pictures(predictor, batch, writer):
+                    yield report
+                    bar.update()
+
+
+def _predict_pictures(
+    predictor: Predictor, jobs: Sequence[Job], results: "_ResultsWriter"
+) -> Iterator[Report]:
+    prepared: list[PreparedImage] = []
+    readable: list[Job] = []
+    for job in jobs:
+        try:
+            prepared.append(predictor.prepare(job.source))
+        except ImageError as error:
+            yield Report(job, problem=str(error))
+        else:
+            readable.append(job)
+    for job, prediction in zip(readable, predictor.predict(prepared)):
+        prediction.save(job.output)
+        results.add(prediction, file_name=str(job.source))
+        yield Report(job, 1, len(prediction.instances))
+
+
+def _predict_video(predictor: Predictor, job: Job, results: "_ResultsWriter") -> Report:
+    frames = instances = 0
+    try:
+        reader = VideoReader(job.source)
+    except ImageError as error:
+        return Report(job, problem=str(error))
+    with (
+        reader,
+        VideoWriter(job.output, reader.rate) as writer,
+        tqdm(
+            desc=job.source.name, total=reader.num_frames, unit="frame", leave=False, disable=None
+        ) as bar,
+    ):
+        for batch in _batches(reader, predictor.batch_size):
+            for prediction in predictor.predict([predictor.prepare(frame) for frame in batch]):
+                writer.write(prediction.draw())
+                results.add(prediction, file_name=str(job.source), frame=frames)
+                frames += 1
+                instances += len(prediction.instances)
+                bar.update()
+    return Report(job, frames, instances, reader.problem())
+
+
+class _ResultsWriter:
+    """A list of JSON that grows picture by picture; without a path it is not written."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._images = 0
+        self._instances = 0
+
+    def __enter__(self) -> "_ResultsWriter":
+        if self._path is not None:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(self._path, "w", encoding="utf-8")
+            except OSError as error:
+                reason = error.strerror or error
+                raise ImageError(f"cannot write '{self._path}' ({reason})") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._path is not None:
+            self._file.write("\n]\n" if self._instances else "[]\n")
+            self._file.close()
+
+    def add(self, prediction: Prediction, **origin: Any) -> None:
+        """Appends the instances of the next picture, each with where it is from."""
+        self._images += 1
+        if self._path is None:
+            return
+        for result in prediction.to_coco(self._images):
+            separator = ",\n" if self._instances else "[\n"
+            self._file.write(separator + json.dumps({**result, **origin}))
+            self._instances += 1
+
+
+def _output_name(path: Path, is_video: bool) -> str:
+    allowed = (".mp4",) if is_video else WRITTEN_ENDINGS
+    if path.suffix.lower() in allowed:
+        return path.name
+    return path.name + (".mp4" if is_video else ".png")
+
+
+def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Items in their order, `size` at a time; the last time maybe fewer."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,59 @@
+"""What docs/own-data.md tells its readers to run."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from detectron2.config import instantiate
+
+from mvit_det import model_zoo
+from mvit_det.checkpoint.download import cache_path
+from mvit_det.data.images import read_image
+from mvit_det.data.shapes import generate_shapes
+from mvit_det.engine import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_parts(folder):
+    """Twelve pictures of three kinds of parts."""
+    classes = {1: 10, 2: 10, 3: 20, 4: 20, 5: 70}
+    for split, seed in (("train", 0), ("val", 1)):
+        dataset = generate_shapes(folder / "shapes", 8 if split == "train" else 4, 64, seed)
+        for annotation in dataset["annotations"]:
+            annotation["category_id"] = classes[annotation["category_id"]]
+        names = {10: "bolt", 20: "nut", 70: "washer"}
+        dataset["categories"] = [{"id": number, "name": name} for number, name in names.items()]
+        (folder / "parts").mkdir(exist_ok=True)
+        (folder / "parts" / f"{split}.json").write_text(json.dumps(dataset))
+        (folder / "shapes" / "images").rename(folder / "parts" / split)
+        shutil.rmtree(folder / "shapes")
+
+
+def test_own_data(run_page, tmp_path, monkeypatch):
+    write_parts(tmp_path)
+    # A small model in the place of the page's, and its weights where the download would be.
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    pico = tmp_path / "configs" / "shapes" / "mask_rcnn_mvitv2_pico.py"
+    shutil.copy(pico, tmp_path / "configs" / "COCO" / "mask_rcnn_mvitv2_t.py")
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / ".cache"))
+    weights = cache_path(model_zoo.MODELS["mask_rcnn_mvitv2_t"].url)
+    weights.parent.mkdir(parents=True)
+    torch.save({"model": instantiate(load_config(pico).model).state_dict()}, weights)
+
+    inspected, trained, evaluated, found = run_page("own-data.md", tmp_path)
+
+    output = tmp_path / "output" / "parts"
+    assert "8 images (0 without objects), " in inspected
+    assert "error: " not in inspected
+    assert read_image(tmp_path / "output" / "inspection" / "contact_sheet.png").shape[1] > 1000
+    assert "The 3 classes: bolt, nut, washer" in trained
+    assert "are for other classes: the layers that depend on the classes start anew" in trained
+    # 12 epochs of 8 pictures, 4 at a time.
+    assert "Schedule: 24 iterations of 4 pictures" in trained
+    assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == 23
+    table = r"(?s)Evaluation results for segm: \n(.*?)\n\["
+    assert re.search(table, evaluated)[1] == re.search(table, trained)[1]
+    assert len(list((tmp_path / "output" / "found").glob("*.png"))) == 4, found

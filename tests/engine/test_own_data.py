@@ -1,0 +1,314 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import MetadataCatalog
+from omegaconf import OmegaConf
+
+from mvit_det.checkpoint import Checkpointer
+from mvit_det.data import generate_shapes
+from mvit_det.engine import (
+    evaluate_checkpoint,
+    load_config,
+    resolve_device,
+    set_own_data,
+    train,
+    use_own_data,
+)
+from mvit_det.errors import CheckpointError, ConfigError, DatasetError
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+PICO = CONFIGS / "shapes" / "mask_rcnn_mvitv2_pico.py"
+CASCADE = CONFIGS / "shapes" / "cascade_mask_rcnn_mvitv2_pico.py"
+# Three classes made of five, with gaps between their ids.
+CLASSES = {1: 10, 2: 10, 3: 20, 4: 20, 5: 70}
+NAMES = {10: "bolt", 20: "nut", 70: "washer"}
+
+
+def write(folder, change=lambda dataset: None):
+    """The annotations of a folder of shapes with three classes, changed; returns the file."""
+    dataset = json.loads((folder / "annotations.json").read_text())
+    for annotation in dataset["annotations"]:
+        annotation["category_id"] = CLASSES[annotation["category_id"]]
+    dataset["categories"] = [{"id": number, "name": name} for number, name in NAMES.items()]
+    change(dataset)
+    path = folder / "own.json"
+    path.write_text(json.dumps(dataset))
+    return path
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Folders `train` and `val`, each with images/ and own.json."""
+    for name, seed in (("train", 0), ("val", 1)):
+        generate_shapes(tmp_path / name, 4, 64, seed)
+        write(tmp_path / name)
+    return tmp_path
+
+
+def paths(own):
+    return dict(
+        train_json=own / "train" / "own.json",
+        train_images=own / "train" / "images",
+        val_json=own / "val" / "own.json",
+        val_images=own / "val" / "images",
+    )
+
+
+def make_config(own, *overrides, path=PICO):
+    config = load_config(path, [f"train.output_dir={own}/output", *overrides])
+    set_own_data(config, **paths(own))
+    return config
+
+
+def class_counts(model):
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if "cls_score.weight" in name or "mask_head.predictor.weight" in name
+    }
+
+
+def test_nothing_happens_without_own_data(own):
+    config = load_config(PICO, [])
+    before = OmegaConf.to_container(config)
+    set_own_data(config, train_json=None, val_json=None)
+    use_own_data(config)
+    assert OmegaConf.to_container(config) == before
+    del config.data
+    use_own_data(config)
+    assert "data" not in config
+
+
+@pytest.mark.parametrize("path", [PICO, CASCADE], ids=["mask", "cascade"])
+def test_a_config_is_fitted_to_the_data(path, own):
+    config = make_config(own, path=path)
+    use_own_data(config)
+    assert list(config.data.class_names) == ["bolt", "nut", "washer"]
+    counts = class_counts(instantiate(config.model))
+    scores = [shape[0] for name, shape in counts.items() if "cls_score" in name]
+    assert scores == [4] * (3 if path == CASCADE else 1)
+    assert counts["roi_heads.mask_head.predictor.weight"][0] == 3
+    train, test = (config.dataloader[split].dataset.names for split in ("train", "test"))
+    assert train != test
+    assert config.dataloader.evaluator.dataset_name == test
+    for name, folder in ((train, "train"), (test, "val")):
+        metadata = MetadataCatalog.get(name)
+        assert metadata.thing_classes == ["bolt", "nut", "washer"]
+        assert metadata.thing_dataset_id_to_contiguous_id == {10: 0, 20: 1, 70: 2}
+        assert metadata.image_root == str(own / folder / "images")
+    assert len(instantiate(config.dataloader.test.dataset)) == 4
+    before = OmegaConf.to_container(config)
+    use_own_data(config)
+    assert OmegaConf.to_container(config) == before
+
+
+def test_numbers_of_classes_that_are_written_out_are_set_and_others_left(own):
+    """As in configs of users: each head has its own number, and that for regions of stuff stays."""
+    config = make_config(own)
+    heads = config.model.roi_heads
+    heads.box_predictor.num_classes = heads.mask_head.num_classes = 5
+    config.model.sem_seg_head = dict(num_classes=54)
+    use_own_data(config)
+    assert heads.num_classes == heads.box_predictor.num_classes == heads.mask_head.num_classes == 3
+    assert config.model.sem_seg_head.num_classes == 54
+
+
+def test_a_retinanet_gets_its_number_of_classes(own):
+    config = make_config(own)
+    config.model = {"num_classes": 80, "head": {"num_classes": "${..num_classes}"}}
+    use_own_data(config)
+    assert (config.model.num_classes, config.model.head.num_classes) == (3, 3)
+
+
+def test_a_model_without_classes_is_refused(own):
+    config = make_config(own)
+    config.model = {"backbone": {"num_classes": 4}}
+    with pytest.raises(ConfigError, match="the model has no 'num_classes'"):
+        use_own_data(config)
+
+
+@pytest.mark.parametrize("path", [PICO, CASCADE], ids=["mask", "cascade"])
+def test_without_masks_the_mask_head_is_taken_out(path, own, caplog):
+    def drop_masks(dataset):
+        for annotation in dataset["annotations"]:
+            if not annotation["iscrowd"]:
+                del annotation["segmentation"]
+
+    write(own / "train", drop_masks)
+    config = make_config(own, path=path)
+    config.dataloader.train.mapper.recompute_boxes = True
+    use_own_data(config)
+    assert "has boxes and no masks: the model is trained without a mask head" in caplog.text
+    model = instantiate(config.model)
+    assert not model.roi_heads.mask_on
+    batch = next(iter(instantiate(config.dataloader.train)))
+    assert not any(sample["instances"].has("gt_masks") for sample in batch)
+
+
+def test_masks_as_run_lengths_are_bitmaps(own):
+    def encode(dataset):
+        first = next(each for each in dataset["annotations"] if not each["iscrowd"])
+        first["segmentation"] = {"size": [64, 64], "counts": [70, 20, 64 * 64 - 90]}
+
+    write(own / "train", encode)
+    config = make_config(own)
+    use_own_data(config)
+    assert config.dataloader.train.mapper.instance_mask_format == "bitmask"
+    batch = next(iter(instantiate(config.dataloader.train)))
+    assert batch[0]["instances"].gt_masks.tensor.dtype == torch.bool
+
+
+@pytest.mark.parametrize(
+    ("missing", "given", "reason"),
+    [
+        ("val_json", "train-json", "a training is evaluated on pictures that it has not seen"),
+        ("val_images", "train-json", "a training is evaluated on pictures that it has not seen"),
+        ("train_images", "train-json", "annotations and pictures go together"),
+        ("train_json", "train-images", "annotations and pictures go together"),
+    ],
+)
+def test_a_missing_path_is_asked_for(missing, given, reason, own):
+    config = make_config(own)
+    config.data[missing] = ""
+    flag = "--" + missing.replace("_", "-")
+    with pytest.raises(
+        ConfigError, match=rf"--{given} needs {flag} \(data.{missing}\) too: {reason}"
+    ):
+        use_own_data(config)
+
+
+def test_a_missing_folder_is_named(own):
+    shutil.rmtree(own / "val" / "images")
+    with pytest.raises(
+        DatasetError, match="there is no folder of pictures '.*'; check --val-images"
+    ):
+        use_own_data(make_config(own))
+
+
+def test_errors_of_the_data_are_raised_and_warnings_logged(own, caplog):
+    def spoil(dataset):
+        dataset["annotations"][0]["bbox"] = [1, 2, -3, 4]
+
+    write(own / "train", spoil)
+    with pytest.raises(DatasetError, match=r"error: box with a negative size: 1 \(annotation 1: "):
+        use_own_data(make_config(own))
+    write(own / "train")
+    write(own / "val", lambda dataset: dataset["annotations"].clear())
+    use_own_data(make_config(own))
+    assert "warning: no object is annotated" in caplog.text
+
+
+def test_different_categories_are_told_apart(own):
+    def rename(dataset):
+        dataset["categories"][1]["name"] = "screw"
+
+    write(own / "val", rename)
+    with pytest.raises(DatasetError) as raised:
+        use_own_data(make_config(own))
+    train, val = (own / name / "own.json" for name in ("train", "val"))
+    assert str(raised.value) == (
+        f"the categories of '{train}' and '{val}' differ (only in '{train}': 'nut'; only in "
+        f"'{val}': 'screw'); give both files the same list of categories"
+    )
+
+    def reorder(dataset):
+        names = [category["name"] for category in dataset["categories"]]
+        for category, name in zip(dataset["categories"], reversed(names)):
+            category["name"] = name
+
+    write(own / "val", reorder)
+    with pytest.raises(DatasetError, match="their ids put the same names in another order"):
+        use_own_data(make_config(own))
+
+
+def test_weights_for_other_classes_get_a_fresh_head(own, caplog):
+    weights = own / "five.pth"
+    torch.save({"model": instantiate(load_config(PICO, []).model).state_dict()}, weights)
+    config = make_config(own, f"train.init_checkpoint={weights}")
+    use_own_data(config)
+    assert config.train.fresh_head
+    assert "are for other classes: the layers that depend on the classes start anew" in caplog.text
+
+    config.train.fresh_head = False
+    model = instantiate(config.model)
+    for names, fresh in ((["bolt", "nut", "washer"], False), (["a", "b", "c"], True)):
+        torch.save({"model": model.state_dict(), "class_names": names}, weights)
+        config.train.fresh_head = False
+        use_own_data(config)
+        assert config.train.fresh_head == fresh
+
+
+def test_weights_are_not_looked_at_where_they_do_not_count(own):
+    config = make_config(own, "train.init_checkpoint=nowhere.pth")
+    with pytest.raises(CheckpointError, match="there is no file 'nowhere.pth'"):
+        use_own_data(config)
+    use_own_data(config, evaluate_only=True)
+    (own / "output").mkdir()
+    torch.save({}, own / "output" / "model_0000001.pth")
+    use_own_data(config, resume=True)
+
+
+def test_evaluation_needs_no_training_data(own):
+    config = make_config(own)
+    shutil.rmtree(own / "train")
+    use_own_data(config, evaluate_only=True)
+    assert config.model.roi_heads.num_classes == 3
+    config.data.class_names = ["bolt", "nut", "screw"]
+    with pytest.raises(DatasetError, match="only in .*: 'screw'; only in .*: 'washer'"):
+        use_own_data(config, evaluate_only=True)
+
+
+@pytest.mark.parametrize("path", [PICO, CASCADE], ids=["mask", "cascade"])
+def test_boxes_alone_start_from_weights_with_a_mask_head(path, own, caplog):
+    """Whose mask head is left out."""
+    weights = own / "five.pth"
+    torch.save({"model": instantiate(load_config(path, []).model).state_dict()}, weights)
+    write(own / "train", lambda dataset: [a.pop("segmentation") for a in dataset["annotations"]])
+    config = make_config(own, f"train.init_checkpoint={weights}", path=path)
+    use_own_data(config)
+    model = instantiate(config.model)
+    with caplog.at_level("INFO"):
+        checkpointer = Checkpointer(model, fresh_head=config.train.fresh_head)
+        checkpointer.resume_or_load(weights, resume=False)
+    assert re.search(r"dropped on purpose +\d+ +mask head, which the model does not", caplog.text)
+
+
+def test_trains_and_evaluates_again_from_the_saved_config(own):
+    """In one process; docs/own-data.md is run in several."""
+    config = make_config(own, "train.max_iter=2", "train.device=cpu")
+    use_own_data(config)
+    resolve_device(config)
+    output = own / "output"
+    output.mkdir()
+    LazyConfig.save(config, str(output / "config.yaml"))
+    train(config)
+    checkpoint = torch.load(output / "model_final.pth", weights_only=True)
+    assert checkpoint["class_names"] == ["bolt", "nut", "washer"]
+    assert checkpoint["model"]["roi_heads.box_predictor.cls_score.weight"].shape[0] == 4
+    results = output / "evaluation" / "coco_instances_results.json"
+    at_the_end = json.loads(results.read_text())
+    assert {result["category_id"] for result in at_the_end} <= set(NAMES)
+    assert (output / "evaluation" / "predictions.png").exists()
+
+    results.unlink()
+    shutil.rmtree(own / "train")
+    weights = f"train.init_checkpoint={output}/model_final.pth"
+    config = load_config(output / "config.yaml", [weights])
+    use_own_data(config, evaluate_only=True)
+    evaluate_checkpoint(config)
+    assert json.loads(results.read_text()) == at_the_end
+
+
+def test_trains_boxes_alone(own):
+    for name in ("train", "val"):
+        write(own / name, lambda dataset: [a.pop("segmentation") for a in dataset["annotations"]])
+    config = make_config(own, "train.max_iter=1", "train.device=cpu", path=CASCADE)
+    use_own_data(config)
+    resolve_device(config)
+    assert set(train(config)) == {"bbox"}

@@ -1,0 +1,126 @@
+"""Trainings over two processes, with gloo on the CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.engine.shared_regression import train
+from tests.engine.trainings import ROOT, differences, largest_difference, load
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+LAUNCHER = ("--num-gpus", "2", "--dist-url", "auto")
+# Sums of two halves round differently than sums of a whole; AdamW's first steps, which are as
+# large for a tiny gradient as for a large one, magnify that.
+TOLERANCE = 1e-5
+
+
+@pytest.mark.parametrize(
+    ("parallel", "accumulate"), [("ddp", 1), ("ddp", 2), ("fsdp", 1), ("fsdp", 2)]
+)
+def test_two_processes_train_as_one_does_with_the_whole_batch(parallel, accumulate, tmp_path):
+    train(tmp_path / "one", 1)
+    subprocess.run(
+        [sys.executable, *TORCHRUN, "-m", "tests.engine.shared_regression"]
+        + [tmp_path / "two", str(accumulate), parallel],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    one, two = load(tmp_path / "one", "model"), load(tmp_path / "two", "model")
+    assert largest_difference(one["model"], two["model"]) < TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def one_process(run, tmp_path_factory):
+    """A detector, trained by one process in two parts per batch."""
+    output = tmp_path_factory.mktemp("one")
+    run(output, "--accumulate", "2", "train.max_iter=3")
+    return output
+
+
+def test_a_detector_trained_by_two_processes(run, one_process, tmp_path):
+    """Equals the one that one process trains in two parts: all that is random is the same.
+
+    And torchrun's processes do the very same as those of Detectron2's launcher.
+    """
+    run(tmp_path / "launch", *LAUNCHER, "train.max_iter=3")
+    run(tmp_path / "torchrun", "train.max_iter=3", launcher=TORCHRUN)
+    launched, torchrun = load(tmp_path / "launch"), load(tmp_path / "torchrun")
+    assert differences(launched, torchrun) == []
+    assert largest_difference(launched["model"], load(one_process)["model"]) < TOLERANCE
+    # Every picture was evaluated once.
+    results = json.loads(
+        (tmp_path / "launch" / "evaluation" / "coco_instances_results.json").read_text()
+    )
+    alone = json.loads((one_process / "evaluation" / "coco_instances_results.json").read_text())
+    assert len(results) == len(alone)
+
+
+def test_a_sharded_training_goes_on_in_one_piece_and_the_other_way_round(
+    run, one_process, tmp_path
+):
+    """Checkpoints are the same files, whatever number of processes write or read them."""
+    sharded = tmp_path / "sharded"
+    run(sharded, *LAUNCHER, "train.parallel=fsdp", "train.max_iter=3")
+    checkpoint, whole = load(sharded), load(one_process)
+    assert largest_difference(checkpoint["model"], whole["model"]) < TOLERANCE
+    assert checkpoint["trainer"]["optimizer"].keys() == whole["trainer"]["optimizer"].keys()
+    average = checkpoint["trainer"]["hooks"]["WeightAverage"]["average"]
+    assert (
+        largest_difference(average, whole["trainer"]["hooks"]["WeightAverage"]["average"])
+        < TOLERANCE
+    )
+    run(one_process, *LAUNCHER, "--resume", "train.parallel=fsdp", "train.max_iter=5")
+    run(sharded, "--resume", "--accumulate", "2", "train.max_iter=5")
+    assert largest_difference(load(sharded)["model"], load(one_process)["model"]) < TOLERANCE
+
+
+def children_of(process):
+    return [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+
+
+def test_a_dying_process_ends_all_with_one_sentence(run, tmp_path):
+    process = run.start(tmp_path, *LAUNCHER, "train.max_iter=100000")
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if "Saved" in line:
+            break
+    children = children_of(process)
+    assert len(children) == 2
+    start = time.monotonic()
+    children[1].send_signal(signal.SIGKILL)
+    rest, _ = process.communicate(timeout=100)
+    assert time.monotonic() - start < 90
+    assert process.returncode == 1
+    assert not any(child.is_running() for child in children)
+    last = rest.strip().splitlines()[-1]
+    assert last.startswith("error: process ")
+    assert "was ended by SIGKILL, and the others were stopped" in last
+
+
+def test_a_signal_stops_all_processes_with_one_checkpoint(run, tmp_path):
+    code, printed = run.signal_at(
+        signal.SIGTERM, "Saved", tmp_path, *LAUNCHER, "train.max_iter=100000"
+    )
+    assert code == 128 + signal.SIGTERM
+    assert "Traceback" not in printed
+    last = load(tmp_path, (tmp_path / "last_checkpoint").read_text().removesuffix(".pth"))
+    assert f"stopped by SIGTERM after iteration {last['iteration'] + 1}" in printed
+
+
+def test_a_mistake_is_said_once_by_each_process_and_without_a_traceback(run, tmp_path):
+    code, printed = run(tmp_path, *LAUNCHER, "train.accumulate=3", check=False)
+    assert code == 1
+    assert "Traceback" not in printed
+    assert "error: a batch of 4 pictures cannot be split evenly among 2 process(es)" in printed

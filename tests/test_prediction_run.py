@@ -1,0 +1,117 @@
+"""Which files names stand for, and where outputs go."""
+
+from pathlib import Path
+
+import pytest
+
+from mvit_det.errors import ConfigError, ImageError
+from mvit_det.prediction_run import Job, find_inputs, plan, results_path
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Pictures, videos and others in folders; the working folder."""
+    monkeypatch.chdir(tmp_path)
+    names = ("a/2.png", "a/1.JPG", "a/clip.mov", "a/notes.txt", "a/deep/3.png", "b/2.png", "4.jpg")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+def found(*names):
+    return [path.as_posix() for path in find_inputs(names)]
+
+
+def outputs(sources, output="out", **options):
+    return [
+        job.output.as_posix() for job in plan(list(map(Path, sources)), Path(output), **options)
+    ]
+
+
+@pytest.mark.usefixtures("files")
+def test_inputs():
+    assert found("4.jpg") == ["4.jpg"]
+    assert found("a") == ["a/1.JPG", "a/2.png", "a/clip.mov"]
+    assert found("*/2.png") == ["a/2.png", "b/2.png"]
+    assert found("a/**/*.png") == ["a/2.png", "a/deep/3.png"]
+    assert found("a/notes.txt") == ["a/notes.txt"]  # a name is taken at its word
+    # In the order of the names, and each file once.
+    assert found("b/2.png", "./b/../b/2.png", "a", "*/2.png") == [
+        *("b/2.png", "a/1.JPG", "a/2.png", "a/clip.mov"),
+    ]
+
+
+def test_a_name_may_look_like_a_pattern(files):
+    (files / "a[1].png").touch()
+    assert found("a[1].png") == ["a[1].png"]
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.jpg", "there is no picture, video or folder 'nowhere.jpg'"),
+        ("a/*.gif", r"there is no picture, video or folder 'a/\*.gif'"),
+        ("empty", "the folder 'empty' holds no picture and no video, by their endings"),
+    ],
+)
+def test_names_of_nothing(name, message):
+    with pytest.raises(ImageError, match=message):
+        find_inputs(["4.jpg", name])
+
+
+@pytest.mark.usefixtures("files")
+def test_names_are_kept():
+    jobs = plan([Path("a/2.png"), Path("a/clip.mp4")], Path("out"))
+    assert jobs == [
+        Job(Path("a/2.png"), Path("out/2.png")),
+        Job(Path("a/clip.mp4"), Path("out/clip.mp4"), is_video=True),
+    ]
+    assert results_path(Path("out"), jobs) == Path("out/predictions.json")
+
+
+@pytest.mark.usefixtures("files")
+def test_equal_names_keep_their_folders():
+    sources = ["a/2.png", "b/2.png", "a/1.JPG", "a/deep/2.png"]
+    assert outputs(sources) == ["out/a/2.png", "out/b/2.png", "out/1.JPG", "out/a/deep/2.png"]
+    assert outputs(["4.jpg", "a/4.jpg"]) == ["out/4.jpg", "out/a/4.jpg"]
+
+
+@pytest.mark.usefixtures("files")
+def test_formats_that_are_not_written():
+    sources = ["a/x.gif", "a/x.heic", "a/clip.mov", "no_ending"]
+    assert outputs(sources) == [
+        *("out/x.gif.png", "out/x.heic.png", "out/clip.mov.mp4", "out/no_ending.png"),
+    ]
+    assert outputs([], videos=[Path("stream")]) == ["out/stream.mp4"]
+
+
+@pytest.mark.usefixtures("files")
+def test_a_file_for_one_input():
+    jobs = plan([Path("4.jpg")], Path("drawn.png"))
+    assert jobs == [Job(Path("4.jpg"), Path("drawn.png"))]
+    assert results_path(Path("drawn.png"), jobs) is None
+    assert outputs(["a/clip.mov"], "drawn.mp4") == ["drawn.mp4"]
+    Path("folder.png").mkdir()
+    assert outputs(["4.jpg"], "folder.png") == ["folder.png/4.jpg"]
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(
+    ("sources", "output", "message"),
+    [
+        (["4.jpg"], ".", "the output would overwrite the input '4.jpg'; name another folder"),
+        (["4.jpg"], "a/../4.jpg", "the output would overwrite the input 'a/../4.jpg'"),
+        (["b/2.png", "a/1.JPG"], "a", "overwrite the input 'a/1.JPG'"),
+        (["4.jpg", "a/2.png"], "x.png", "'x.png' is one file, and there are 2 inputs; name a fold"),
+        (["4.jpg"], "x.gif", "'x.gif' cannot be written: the output of a picture ends in .bmp or"),
+        (["a/clip.mov"], "x.avi", "the output of a video ends in .mp4"),
+        (["4.jpg"], "a/notes.txt", "'a/notes.txt' is a file and no folder"),
+        (["a/x.gif", "a/x.gif.png"], "out", "would both be written to 'out/x.gif.png'; rename one"),
+    ],
+)
+def test_outputs_that_will_not_do(sources, output, message):
+    with pytest.raises(ConfigError, match=message):
+        outputs(sources, output)

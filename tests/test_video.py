@@ -1,0 +1,104 @@
+"""Videos there and back, and what is said of those that are broken."""
+
+import cv2
+import numpy as np
+import pytest
+
+from mvit_det.errors import ImageError
+from mvit_det.video import VideoReader, VideoWriter
+
+
+def frames(number=12, height=48, width=64):
+    """One colour each, from dark red to bright green."""
+    return [
+        np.full((height, width, 3), (120 - 9 * index, 20 * index, 30), np.uint8)
+        for index in range(number)
+    ]
+
+
+def write(path, pictures, rate=12.5):
+    with VideoWriter(path, rate) as writer:
+        for picture in pictures:
+            writer.write(picture)
+    return path
+
+
+def read(path):
+    with VideoReader(path) as reader:
+        return list(reader), reader.rate, reader.num_frames, reader.problem()
+
+
+@pytest.mark.parametrize("rate", [12.5, 30000 / 1001, 60.0])
+def test_there_and_back(rate, tmp_path):
+    path = write(tmp_path / "new" / "clip.mp4", frames(), rate)
+    found, found_rate, number, problem = read(path)
+    assert (number, problem) == (12, "")
+    assert found_rate == pytest.approx(rate, rel=1e-3)
+    assert len(found) == 12
+    for expected, frame in zip(frames(), found):
+        assert frame.shape == (48, 64, 3)
+        assert frame.dtype == np.uint8
+        # The order of the colours is kept, and they nearly are.
+        assert np.abs(frame.astype(int) - expected).max() < 12
+
+
+def test_odd_sizes_lose_a_row_and_a_column(tmp_path):
+    found, *_, problem = read(write(tmp_path / "clip.mp4", frames(height=47, width=65)))
+    assert {frame.shape for frame in found} == {(46, 64, 3)}
+    assert problem == ""
+
+
+def test_a_video_that_breaks_off_gives_the_frames_until_then(tmp_path):
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    noise = np.random.default_rng(0)
+    for _ in range(30):
+        writer.write(noise.integers(0, 256, (48, 64, 3)).astype(np.uint8))
+    writer.release()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    found, _, number, problem = read(path)
+    assert number == 30
+    assert 10 <= len(found) <= 16
+    assert problem == (
+        f"the video '{path}' breaks off after {len(found)} of 30 frames; it is cut short or damaged"
+    )
+
+
+def test_files_that_are_no_videos(tmp_path):
+    with pytest.raises(ImageError, match="there is no video '.*nowhere.mp4'"):
+        VideoReader(tmp_path / "nowhere.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    cut = write(tmp_path / "clip.mp4", frames())
+    cut.write_bytes(cut.read_bytes()[:500])
+    for path in (tmp_path / "text.mp4", cut):
+        with pytest.raises(ImageError, match=f"'{path}' is no video that OpenCV can read, or is"):
+            VideoReader(path)
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ImageError, match="cannot write '.*file/clip.mp4'"):
+        write(tmp_path / "file" / "clip.mp4", frames(1))
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(ImageError, match="cannot write the video '.*folder.mp4'"):
+        write(tmp_path / "folder.mp4", frames(1))
+
+
+def test_what_the_disk_refuses_is_noticed(tmp_path):
+    writer = VideoWriter(tmp_path / "clip.mp4", 10)
+    for frame in frames(5):
+        writer.write(frame)
+    writer._written += 1  # as if one more had been handed over
+    with pytest.raises(ImageError, match="of 6 frames '.*clip.mp4' holds 5; is the disk full?"):
+        writer.close()
+
+
+def test_frames_until_an_interruption_can_be_watched(tmp_path):
+    def interrupted():
+        yield from frames(5)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "clip.mp4", interrupted())
+    assert len(read(tmp_path / "clip.mp4")[0]) == 5
