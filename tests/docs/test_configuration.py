@@ -55,9 +55,10 @@ def test_values_are_those_that_are_accepted():
     }
 
 
-def test_defaults_of_train_are_those_of_the_common_file():
-    config = LazyConfig.load(str(ROOT / "configs" / "common" / "train.py"))
-    told = {field: default for field, _, default in rows() if field.startswith("train.")}
+@pytest.mark.parametrize(("entry", "file"), [("train", "train.py"), ("data", "data/coco.py")])
+def test_defaults_are_those_of_the_common_files(entry, file):
+    config = LazyConfig.load(str(ROOT / "configs" / "common" / file))
+    told = {field: default for field, _, default in rows() if field.startswith(f"{entry}.")}
     assert told == {field: default_of(config, field) for field in told}
 
 

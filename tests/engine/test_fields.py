@@ -20,10 +20,11 @@ def flatten(node, prefix):
             yield f"{prefix}.{name}", OmegaConf.to_container(value) if plain else value
 
 
-def test_every_field_of_train_has_a_description_and_a_default_that_fits_it():
-    config = LazyConfig.load(str(CONFIGS / "common" / "train.py"))
-    defaults = dict(flatten(config.train, "train"))
-    assert set(defaults) == {path for path in FIELDS if path.startswith("train.")}
+@pytest.mark.parametrize(("entry", "file"), [("train", "train.py"), ("data", "data/coco.py")])
+def test_every_field_has_a_description_and_a_default_that_fits_it(entry, file):
+    config = LazyConfig.load(str(CONFIGS / "common" / file))
+    defaults = dict(flatten(config[entry], entry))
+    assert set(defaults) == {path for path in FIELDS if path.startswith(f"{entry}.")}
     assert [path for path, value in defaults.items() if FIELDS[path].demand(value)] == []
 
 

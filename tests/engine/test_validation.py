@@ -137,8 +137,9 @@ def mistaken(tmp_path):
         path.write_text(
             "from detectron2.config import LazyConfig\n"
             f"config = LazyConfig.load({str(PICO)!r})\n"
-            "model, dataloader, train = config.model, config.dataloader, config.train\n"
+            "model, dataloader, data = config.model, config.dataloader, config.data\n"
             "optimizer, lr_multiplier = config.optimizer, config.lr_multiplier\n"
+            "train = config.train\n"
             "del config\n" + "\n".join(lines) + "\n"
         )
         with pytest.raises(ConfigError) as raised:
@@ -166,6 +167,10 @@ def test_mistakes_in_files_are_found(mistaken):
     assert mistaken("optimiser = optimizer", "del optimizer") == (
         "the config has no 'optimizer'; is it 'optimiser'?"
     )
+    assert mistaken("del data", "dataloader.test.on_bad_image = 'skip'") == (
+        "dataloader.train.on_bad_image refers to what is not there: Interpolation key "
+        "'data.on_bad_image' not found"
+    )
     assert mistaken("model._target_ = 'nowhere.Detector'") == (
         "model._target_ is 'nowhere.Detector', which cannot be imported"
     )
@@ -181,7 +186,7 @@ def test_mistakes_in_files_are_found(mistaken):
 def test_other_entries_may_hold_anything():
     config = load_config(PICO)
     config.helper = {"anything": {"goes": [1, "two"]}}
-    config.data = {"class_names": ["cat", "犬"]}
+    config.data.class_names = ["cat", "犬"]
     assert find_problems(config) == []
     config.data.class_names = [1]
     assert find_problems(config) == ["data.class_names must be a list of texts, not [1]"]
