@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import default_writers, hooks
+from detectron2.engine import hooks
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
@@ -19,6 +19,7 @@ from ..modeling import MViTv2
 from .averaging import WeightAverage
 from .evaluate import class_names, evaluate
 from .hooks import Checkpoints, Evaluations
+from .monitoring import SpeedAndMemory, TrainingPlot, metric_writers
 from .nonfinite import NonFiniteSteps
 from .parallel import parallelize
 from .settings import prepare_output_dir
@@ -111,20 +112,23 @@ def train(
             average=average,
             resumed=bool(saved),
         )
-        writer = None
+        writer = plot = None
         if comm.is_main_process():
-            writers = default_writers(settings.output_dir, settings.max_iter)
+            writers = metric_writers(settings.output_dir, settings.max_iter)
             writer = hooks.PeriodicWriter(
                 [TolerantWriter(writer) for writer in writers], period=settings.log_period
             )
+            plot = TrainingPlot(settings.output_dir, settings.eval_period)
         trainer.register_hooks(
             [
                 hooks.IterationTimer(),
+                SpeedAndMemory(config.dataloader.train.total_batch_size, settings.device),
                 hooks.LRScheduler(scheduler=instantiate(config.lr_multiplier)),
                 average,
                 Checkpoints(checkpointer, **settings.checkpointer),
                 evaluations,
                 writer,
+                plot,
             ]
         )
         start = 0
