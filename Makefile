@@ -51,6 +51,10 @@ demo: $(READY) ## Train, evaluate and draw a small model on generated images, in
 test: $(READY) ## Run all tests (DETECTRON2_DATASETS: folder that holds coco/, for tests on real images)
 	@$(RUN) -m pytest tests $(PYTEST_FLAGS)
 
+.PHONY: soak
+soak: $(READY) ## Train for 2,000 steps and check that memory and open files do not grow, in minutes
+	@$(RUN) -m pytest -s tests/soak.py $(PYTEST_FLAGS)
+
 .PHONY: lint
 lint: $(READY) ## Check style, formatting and types
 	@$(RUN) -m ruff check .

@@ -14,6 +14,12 @@ from ..errors import ImageError
 from .annotations import box_error, segmentation_error
 from .images import read_image, read_labels
 
+# Training compares each object of a picture with each anchor, and, as objects are proposals too,
+# with each other: the memory for that grows with the number of objects and with its square.
+MOST_OBJECTS = 5000
+# From this ratio of its sides on, a picture can be too narrow to be resized.
+_NARROW = 100
+
 
 class DatasetMapper(detectron2.data.DatasetMapper):
     """Detectron2's mapper, with a sentence for each picture or annotation that cannot be used.
@@ -26,7 +32,9 @@ class DatasetMapper(detectron2.data.DatasetMapper):
 
     Raises:
         ImageError: the picture is missing or cannot be read, its size or that of its label map
-            is not that of the annotations, or an annotation is not usable.
+            is not that of the annotations, an annotation is not usable, nothing is left of the
+            picture when it is resized, or more than `MOST_OBJECTS` objects are in what of it is to
+            be trained on.
     """
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +57,16 @@ class DatasetMapper(detectron2.data.DatasetMapper):
                 _check_annotation(annotation, image, path, self.use_instance_mask)
 
         augmented = T.AugInput(image, sem_seg=labels)
-        transforms = self.augmentations(augmented)
+        try:
+            transforms = self.augmentations(augmented)
+        except ValueError as error:
+            # Pillow's, about a side of 0 pixels.
+            if min(image.shape[:2]) * _NARROW > max(image.shape[:2]):
+                raise
+            raise ImageError(
+                f"the picture '{path}' is {_size(image)} (height × width), of which nothing is "
+                "left when it is resized; crop it or leave it out"
+            ) from error
         shape = augmented.image.shape[:2]
         record["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         if labels is not None:
@@ -62,6 +79,11 @@ class DatasetMapper(detectron2.data.DatasetMapper):
             record.pop("annotations", None)
         elif "annotations" in record:
             self._transform_annotations(record, transforms, shape)
+            if len(record["instances"]) > MOST_OBJECTS:
+                raise ImageError(
+                    f"the picture '{path}' has {len(record['instances'])} objects, and training "
+                    f"takes {MOST_OBJECTS} at most; cut it into smaller pictures"
+                )
         return record
 
     def _transform_annotations(

@@ -1,0 +1,107 @@
+"""Two thousand steps of a training whose memory and open files must not grow.
+
+It takes minutes, so its name keeps it out of `make test`. `make soak` runs it, and prints a table.
+"""
+
+import re
+import statistics
+from dataclasses import dataclass
+
+import psutil
+import pytest
+from tabulate import tabulate
+
+from mvit_det.data import generate_shapes
+from tests.engine.trainings import Run
+
+ITERATIONS = 2000
+EARLY, LATE = range(300, 601), range(1700, 2001)
+WORKERS = 2
+# Per process, from one window to the other. Allocators keep some memory for reuse and give it back
+# later. One picture of 64 pixels that leaks per step is 17 MB in the 1400 steps between; a file
+# that leaks per evaluation or checkpoint makes 5 or 14.
+MOST_GROWTH = {"resident": 16.0, "unique": 16.0, "files": 2}
+SIZES = (
+    "dataloader.train.mapper.augmentations=[{_target_: detectron2.data.transforms."
+    "ResizeShortestEdge, short_edge_length: [48, 56, 64, 72, 80], sample_style: choice},"
+    "{_target_: detectron2.data.transforms.RandomFlip}]"
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a process has in use after an iteration: memory in MB, of which no other process has a
+    part of `unique`, and open files."""
+
+    iteration: int
+    resident: float
+    unique: float
+    files: int
+
+
+def measure(process, iteration):
+    memory = process.memory_full_info()
+    return Sample(iteration, memory.rss / 1e6, memory.uss / 1e6, process.num_fds())
+
+
+def in_use(samples, window, field):
+    """In a window: the median memory, or the fewest files.
+
+    Pictures that are on their way from one process to another are open files too, a few at a time.
+    """
+    values = [getattr(sample, field) for sample in samples if sample.iteration in window]
+    return min(values) if field == "files" else statistics.median(values)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """Of the trainer and the processes that load pictures for it, after every ten iterations."""
+    datasets, output = tmp_path_factory.mktemp("datasets"), tmp_path_factory.mktemp("output")
+    generate_shapes(datasets / "shapes" / "train", 200, 64, seed=0, max_shapes=3)
+    generate_shapes(datasets / "shapes" / "val", 12, 64, seed=1, max_shapes=3)
+    training = Run(datasets).start(
+        output,
+        f"train.max_iter={ITERATIONS}",
+        "train.log_period=10",
+        "train.checkpointer.period=100",
+        "train.eval_period=250",
+        "train.sheet_images=4",
+        f"dataloader.train.num_workers={WORKERS}",
+        f"dataloader.test.num_workers={WORKERS}",
+        "model.backbone.bottom_up.embed_dim=16",
+        "model.proposal_generator.post_nms_topk=[50,20]",
+        "model.roi_heads.batch_size_per_image=16",
+        "lr_multiplier.warmup_length=0.05",
+        SIZES,
+    )
+    trainer = psutil.Process(training.pid)
+    found = {"trainer": []}
+    printed = []
+    loaders = []
+    for line in training.stdout:
+        printed.append(line)
+        logged = re.search(r"\biter: (\d+)\b", line)
+        if not logged:
+            continue
+        # The processes of evaluations come later, and go.
+        loaders = loaders or trainer.children()
+        processes = {"trainer": trainer, **{f"loader {n}": p for n, p in enumerate(loaders)}}
+        for name, process in processes.items():
+            found.setdefault(name, []).append(measure(process, int(logged[1])))
+    assert training.wait(timeout=60) == 0, "".join(printed[-50:])
+    assert len(loaders) == WORKERS
+    assert not any(loader.is_running() for loader in loaders)
+    return found
+
+
+def test_memory_and_open_files_do_not_grow(samples):
+    rows = []
+    for name, of_process in samples.items():
+        for field, limit in MOST_GROWTH.items():
+            early, late = (in_use(of_process, window, field) for window in (EARLY, LATE))
+            rows.append((name, field, early, late, late - early, limit))
+    windows = [f"{window[0]} to {window[-1]}" for window in (EARLY, LATE)]
+    header = ["process", "MB, files", *windows, "growth", "at most"]
+    print("\n" + tabulate(rows, header, floatfmt=".1f", tablefmt="github"))
+    for name, field, _, _, growth, limit in rows:
+        assert growth <= limit, f"{field} of the {name}"
