@@ -68,9 +68,10 @@ class DatasetMapper(detectron2.data.DatasetMapper):
                 "left when it is resized; crop it or leave it out"
             ) from error
         shape = augmented.image.shape[:2]
-        record["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        # A copy in any case: NumPy takes a flipped picture of one column for contiguous.
+        record["image"] = torch.from_numpy(augmented.image.transpose(2, 0, 1).copy())
         if labels is not None:
-            record["sem_seg"] = torch.from_numpy(augmented.sem_seg.astype(np.int64))
+            record["sem_seg"] = torch.from_numpy(augmented.sem_seg.astype(np.int64, order="C"))
         if self.proposal_topk is not None:
             detection_utils.transform_proposals(
                 record, shape, transforms, proposal_topk=self.proposal_topk

@@ -6,8 +6,9 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
@@ -62,29 +63,8 @@ class NonFiniteSteps:
         ends = self.in_a_row > self.limit
         finite_losses = all(loss.isfinite() for _, losses in parts for loss in losses.values())
         overflow = trainer.grad_scaler.is_enabled() and finite_losses
-        report = ""
-        if self.output_dir and (ends or not overflow):
-            # Each process has pictures of its own.
-            path = (
-                self.output_dir
-                / "nonfinite"
-                / (f"iteration_{trainer.iter:07d}_process_{comm.get_rank()}.json")
-            )
-            content = _report(trainer, parts, norm)
-            try:
-                with atomic_path(path) as temporary:
-                    temporary.write_text(json.dumps(content, indent=1))
-                report = f"; the batch, its losses and gradients are written down in '{path}'"
-            except CheckpointError as error:
-                report = f"; the batch, its losses and gradients are not written down: {error}"
         if ends:
-            raise TrainingError(
-                f"the loss or its gradient was infinite or NaN at iteration {trainer.iter}"
-                + (f", as in the {self.limit} before" if self.limit else "")
-                + f"{report}. The model was not changed by that, and the last checkpoint is good. "
-                "Try a lower optimizer.lr, a longer warm-up, train.clip_gradient_norm=1.0, or "
-                "train.amp.dtype=bf16 instead of fp16, and go on with '--resume'"
-            )
+            raise self._error("the loss or its gradient", trainer, parts, norm)
         if not overflow:
             logger.warning(
                 "Infinite or NaN loss or gradient at iteration %d: left this step out (%d in a "
@@ -92,8 +72,49 @@ class NonFiniteSteps:
                 trainer.iter,
                 self.in_a_row,
                 self.limit,
-                report,
+                self._write_down(trainer, parts, norm),
             )
+
+    def diverged(self, trainer: "Trainer", parts: Sequence[Part]) -> NoReturn:
+        """Ends a training whose model predicts what no loss can be computed of.
+
+        Args:
+            trainer: whose model is as it was before the step.
+            parts: of the batch so far, with the losses of each; the last has none.
+
+        Raises:
+            TrainingError: in any case.
+        """
+        self.in_a_row += 1
+        norm = torch.tensor(float("nan"))
+        raise self._error("what the model predicts", trainer, parts, norm)
+
+    def _error(
+        self, what: str, trainer: "Trainer", parts: Sequence[Part], norm: Tensor
+    ) -> TrainingError:
+        before = self.in_a_row - 1
+        return TrainingError(
+            f"{what} was infinite or NaN at iteration {trainer.iter}"
+            + (f", as in the {before} before" if before else "")
+            + f"{self._write_down(trainer, parts, norm)}. The model was not changed by that. Try a "
+            "lower optimizer.lr, a longer warm-up, train.clip_gradient_norm=1.0, or "
+            "train.amp.dtype=bf16 instead of fp16, and go on with '--resume', or start from an "
+            "earlier checkpoint with train.init_checkpoint"
+        )
+
+    def _write_down(self, trainer: "Trainer", parts: Sequence[Part], norm: Tensor) -> str:
+        """Writes a report, and says so in words that end a sentence."""
+        if not self.output_dir:
+            return ""
+        # Each process has pictures of its own.
+        name = f"iteration_{trainer.iter:07d}_process_{comm.get_rank()}.json"
+        path = self.output_dir / "nonfinite" / name
+        try:
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(_report(trainer, parts, norm), indent=1))
+        except CheckpointError as error:
+            return f"; the batch, its losses and gradients are not written down: {error}"
+        return f"; the batch, its losses and gradients are written down in '{path}'"
 
 
 def _report(trainer: "Trainer", parts: Sequence[Part], norm: Tensor) -> dict[str, Any]:

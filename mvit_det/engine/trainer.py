@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..data.loading import TrainingLoader
 from ..data.seeding import derive_seed
 from ..data.workers import deaths_of_workers_explained
-from .nonfinite import NonFiniteSteps
+from .nonfinite import NonFiniteSteps, Part
 from .parallel import (
     gradient_norm,
     optimizer_state,
@@ -98,8 +98,8 @@ class Trainer(TrainerBase):
         """Runs the steps from `start_iter` up to `max_iter`, unless it is asked to stop before.
 
         Raises:
-            TrainingError: too many steps had an infinite or NaN loss or gradient, or a process that
-                loads pictures died.
+            TrainingError: too many steps had an infinite or NaN loss or gradient, or one had such
+                predictions; or a process that loads pictures died.
         """
         logger.info("Training from iteration %d to %d", start_iter, max_iter)
         self.iter = self.start_iter = start_iter
@@ -131,7 +131,7 @@ class Trainer(TrainerBase):
         """Updates the model once, on the next batch."""
         self.optimizer.zero_grad()
         data_time = 0.0
-        parts = []
+        parts: list[Part] = []
         for part in range(self.accumulate):
             start = time.perf_counter()
             batch = next(self._batches)
@@ -140,8 +140,13 @@ class Trainer(TrainerBase):
             number = part * comm.get_world_size() + comm.get_rank()
             torch.manual_seed(derive_seed("step", self.seed, self.iter, number))
             with synchronized(self.model, part == self.accumulate - 1):
-                with self.autocast:
-                    losses = self.model(batch)
+                try:
+                    with self.autocast:
+                        losses = self.model(batch)
+                except FloatingPointError:
+                    # Detectron2's, of proposals. Other processes may be waiting for this one, so
+                    # that it cannot leave the step out.
+                    self.nonfinite.diverged(self, [*parts, (batch, {})])
                 self.grad_scaler.scale(sum(losses.values()) / self.accumulate).backward()
             parts.append((batch, {name: loss.detach() for name, loss in losses.items()}))
         self.grad_scaler.unscale_(self.optimizer)
@@ -157,7 +162,7 @@ class Trainer(TrainerBase):
         self.grad_scaler.update()
         self._write_metrics(losses, norm, data_time)
 
-    def _mean_losses(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def _mean_losses(self, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Losses of the whole batch; also agrees with the other processes on whether to stop."""
         names = sorted(parts[0])
         stop = torch.tensor(float(self.should_stop()), device=self.device)

@@ -24,6 +24,9 @@ class Detector(nn.Module):
         image = torch.stack([picture["image"] for picture in batch])
         loss = self.head(self.backbone(image)["scale3"].mean((2, 3))).square().mean()
         names = {picture["file_name"] for picture in batch}
+        if "worst.png" in names:
+            # As Detectron2 does about proposals.
+            raise FloatingPointError("Training has diverged.")
         if "bad.png" in names:
             loss = loss * float("inf")
         if "cliff.png" in names:
@@ -101,6 +104,28 @@ def test_too_many_in_a_row_end_the_training(tmp_path):
         trainer.train(0, 5)
     assert "go on with '--resume'" in str(error.value)
     assert torch.isfinite(weights(trainer)).all()
+
+
+def test_predictions_that_are_nan_end_the_training_at_once(tmp_path):
+    trainer = make_trainer(["good", "good", "worst"], 5, tmp_path, accumulate=3)
+    before = weights(trainer)
+    with pytest.raises(
+        TrainingError, match="what the model predicts was infinite or NaN at iteration 0; the batch"
+    ):
+        trainer.train(0, 1)
+    assert torch.equal(weights(trainer), before)
+    (path,) = (tmp_path / "nonfinite").iterdir()
+    *good, worst = json.loads(path.read_text())["batch"]
+    assert all(part["losses"]["loss_cls"] > 0 for part in good)
+    assert worst["losses"] == {}
+    assert worst["pictures"][0]["file_name"] == "worst.png"
+
+
+def test_a_report_that_cannot_be_written_ends_no_training(tmp_path, caplog):
+    (tmp_path / "nonfinite").touch()
+    make_trainer(["bad", "good"], 1, tmp_path).train(0, 2)
+    assert "left this step out (1 in a row, at most 1); the batch, its losses and" in caplog.text
+    assert "are not written down: cannot write '" in caplog.text
 
 
 def test_by_default_the_first_one_ends_it():

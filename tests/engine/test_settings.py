@@ -5,7 +5,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mvit_det.engine import load_config, resolve_device
+from mvit_det.engine import load_config, prepare_output_dir, resolve_device
 from mvit_det.errors import ConfigError, DeviceError
 
 PICO = Path(__file__).resolve().parents[2] / "configs" / "shapes" / "mask_rcnn_mvitv2_pico.py"
@@ -83,3 +83,29 @@ def test_a_config_that_is_no_python_is_refused(tmp_path):
     path.write_text("model = (")
     with pytest.raises(ConfigError, match="cannot read the config file .*broken.py' *: .* syntax"):
         load_config(path)
+
+
+def test_the_output_folder_is_made_and_left_empty(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    prepare_output_dir(OmegaConf.create({"train": {"output_dir": str(folder)}}))
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [
+        ("", "it has no name"),
+        ("{file}", "a file has this name"),
+        ("{file}/folder", "Not a directory"),
+        ("{file}" + 300 * "x", "File name too long"),
+    ],
+)
+def test_an_output_folder_that_cannot_be_written_is_refused(folder, reason, tmp_path):
+    (tmp_path / "file").touch()
+    folder = folder.format(file=tmp_path / "file")
+    with pytest.raises(ConfigError) as error:
+        prepare_output_dir(OmegaConf.create({"train": {"output_dir": folder}}))
+    assert str(error.value) == (
+        f"cannot write to the output folder '{folder}' ({reason}); choose another one with "
+        "train.output_dir=…"
+    )

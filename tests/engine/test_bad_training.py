@@ -1,0 +1,366 @@
+"""Trainings on odd input go on; on bad input, or on a machine with troubles, they end in order.
+
+The tables have a row per case, as those in tests/data/test_bad_input.py.
+"""
+
+import json
+import math
+import os
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.data import DatasetCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
+from torch import nn
+
+from mvit_det.checkpoint import read_weights
+from mvit_det.data import DatasetMapper
+from mvit_det.data.mapper import MOST_OBJECTS
+from mvit_det.data.registration import register_coco_json
+from mvit_det.engine import evaluate, evaluate_checkpoint, load_config, resolve_device, train
+from mvit_det.errors import ConfigError, ImageError, OutputError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+PICO = "shapes/mask_rcnn_mvitv2_pico.py"
+CASCADE = "shapes/cascade_mask_rcnn_mvitv2_pico.py"
+
+
+@dataclass(frozen=True)
+class Odd:
+    """Two pictures of a size, (height, width), with so many objects on each."""
+
+    name: str
+    size: tuple[int, int] = (64, 64)
+    objects: int = 3
+    crowd: int = 0
+    config: str = PICO
+
+
+@dataclass(frozen=True)
+class Bad:
+    """What a call of the tool or of the mapper is given, and what is said about it."""
+
+    name: str
+    given: Any
+    says: str
+
+
+ODD = [
+    Odd("no objects in a batch", objects=0),
+    Odd("no objects in a batch of a cascade", objects=0, config=CASCADE),
+    Odd("crowds alone", crowd=1),
+    Odd("a single pixel", size=(1, 1), objects=1),
+    Odd("4 × 4000", size=(4, 4000)),
+    Odd("4000 × 4", size=(4000, 4)),
+]
+PICTURES = [
+    Bad(
+        "100,000 objects",
+        dict(size=(64, 64), objects=100_000),
+        f"has 100000 objects, and training takes {MOST_OBJECTS} at most; cut it into smaller",
+    ),
+    Bad(
+        "20000 × 4",
+        dict(size=(20_000, 4), objects=1),
+        r"is 20000 × 4 \(height × width\), of which nothing is left when it is resized; crop it",
+    ),
+    Bad(
+        "4 × 20000",
+        dict(size=(4, 20_000), objects=1),
+        r"is 4 × 20000 \(height × width\), of which nothing is left when it is resized; crop it",
+    ),
+]
+RUNS = [
+    Bad(
+        "damaged picture",
+        ["dataloader.train.num_workers=2"],
+        r"the picture '.*train/images/00000\d.png' is cut short or damaged .*leave it out",
+    ),
+    Bad(
+        "diverging",
+        ["optimizer.lr=1e30", "train.checkpointer.period=1"],
+        r"what the model predicts was infinite or NaN at iteration \d; the batch, its losses and "
+        r"gradients are written down in '.*nonfinite/iteration_.*\.json'. The model was not "
+        "changed by that. Try a lower optimizer.lr, ",
+    ),
+    Bad(
+        "output folder under a file",
+        ["train.output_dir={output}/file/folder"],
+        r"cannot write to the output folder '.*/file/folder' \(Not a directory\); choose another "
+        "one with train.output_dir=…",
+    ),
+]
+# All of them, to be counted.
+CASES = [*ODD, *PICTURES, *RUNS]
+
+
+def table(cases):
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+
+
+def write(folder, size=(64, 64), objects=3, crowd=0, pictures=2):
+    """Pictures of noise with squares for objects; returns the name of the registered data set."""
+    generator = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    height, width = size
+    side = min(*size, 8)
+    images, annotations = [], []
+    for image in range(1, pictures + 1):
+        pixels = generator.integers(0, 256, (*size, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{image}.png")
+        images.append({"id": image, "file_name": f"{image}.png", "height": height, "width": width})
+        for x, y in generator.integers(0, (width - side + 1, height - side + 1), (objects, 2)):
+            x, y = int(x), int(y)
+            corners = [x, y, x + side, y, x + side, y + side, x, y + side]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": 1,
+                    "bbox": [x, y, side, side],
+                    "area": side**2,
+                    "iscrowd": crowd,
+                    "segmentation": {"size": [height, width], "counts": [0, height * width]}
+                    if crowd
+                    else [corners],
+                }
+            )
+    dataset = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": number, "name": f"class {number}"} for number in range(1, 6)],
+    }
+    path = folder / "annotations.json"
+    path.write_text(json.dumps(dataset))
+    return register_coco_json(dataset, path, folder)
+
+
+def make_config(output, training, validation, *overrides, path=PICO):
+    config = load_config(
+        CONFIGS / path,
+        [
+            f"train.output_dir={output}",
+            "train.max_iter=2",
+            "train.log_period=1",
+            "train.sheet_images=0",
+            "dataloader.train.total_batch_size=2",
+            *overrides,
+        ],
+    )
+    config.dataloader.train.dataset.update(names=training, filter_empty=False)
+    config.dataloader.test.dataset.names = validation
+    resolve_device(config, "cpu")
+    return config
+
+
+def metrics(output):
+    return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+
+
+@pytest.fixture
+def validation(tmp_path):
+    return write(tmp_path / "validation")
+
+
+@table(ODD)
+def test_odd_pictures_are_trained_on_and_evaluated(case, tmp_path):
+    name = write(tmp_path / "data", case.size, case.objects, case.crowd)
+    results = train(make_config(tmp_path, name, name, path=case.config))
+    losses = [line["total_loss"] for line in metrics(tmp_path) if "total_loss" in line]
+    assert len(losses) == 2
+    assert all(math.isfinite(loss) for loss in losses)
+    assert not (tmp_path / "nonfinite").exists()
+    # Without objects there is nothing to find.
+    assert math.isnan(results["bbox"]["AP"]) == (not case.objects or bool(case.crowd))
+
+
+@table(PICTURES)
+def test_pictures_that_no_training_can_take(case, tmp_path):
+    height, width = case.given["size"]
+    Image.new("RGB", (width, height)).save(tmp_path / "picture.png")
+    annotation = {"bbox": [0, 0, 2, 2], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    record = {
+        "file_name": str(tmp_path / "picture.png"),
+        "height": height,
+        "width": width,
+        "annotations": [annotation] * case.given["objects"],
+    }
+    mapper = DatasetMapper(
+        is_train=True,
+        # As published detectors resize to the largest size.
+        augmentations=instantiate(
+            load_config(CONFIGS / "COCO" / "mask_rcnn_mvitv2_t.py").dataloader.test.mapper
+        ).augmentations.augs,
+        image_format="RGB",
+        use_instance_mask=False,
+    )
+    with pytest.raises(ImageError, match=case.says):
+        mapper(record)
+
+
+def test_any_number_of_objects_is_evaluated(tmp_path):
+    """Of which the first hundred, for sure: a precision of 1 at the least of 101 recalls."""
+    name = write(tmp_path / "data", objects=20_000, pictures=1)
+    results = evaluate(make_config(tmp_path, name, name), Oracle(name))
+    for task in ("bbox", "segm"):
+        assert results[task]["AP"] == pytest.approx(100 / 101)
+
+
+class Oracle(nn.Module):
+    """Finds the first hundred objects of each picture, with masks."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.records = {record["image_id"]: record for record in DatasetCatalog.get(name)}
+
+    def forward(self, batch):
+        return [{"instances": self.find(self.records[picture["image_id"]])} for picture in batch]
+
+    def find(self, record):
+        annotations = record["annotations"][:100]
+        boxes = torch.tensor([annotation["bbox"] for annotation in annotations]).float()
+        boxes[:, 2:] += boxes[:, :2]
+        masks = torch.zeros(len(boxes), record["height"], record["width"], dtype=torch.bool)
+        for mask, (x0, y0, x1, y1) in zip(masks, boxes.int().tolist()):
+            mask[y0:y1, x0:x1] = True
+        return Instances(
+            (record["height"], record["width"]),
+            pred_boxes=Boxes(boxes),
+            scores=torch.ones(len(boxes)),
+            pred_classes=torch.zeros(len(boxes), dtype=torch.long),
+            pred_masks=masks,
+        )
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:-600])
+
+
+def test_pictures_that_are_skipped_are_listed_and_their_objects_missed(tmp_path, caplog):
+    names = [write(tmp_path / split, objects=1) for split in ("training", "validation")]
+    damage(tmp_path / "training" / "2.png")
+    damage(tmp_path / "validation" / "1.png")
+    config = make_config(tmp_path, *names, "data.on_bad_image=skip")
+    train(config)
+    listed = re.search(r"Pictures that were skipped \(1\):\n(.*)", caplog.text)
+    assert "training/2.png' is cut short or damaged" in listed[1]
+    assert re.search("Skipped 1 so far: .*validation/1.png' is cut short", caplog.text)
+    # One of two objects is found, for sure: a precision of 1 at 51 of 101 values of recall.
+    results = evaluate(config, Oracle(names[1]))
+    for task in ("bbox", "segm"):
+        assert results[task]["AP"] == pytest.approx(100 * 51 / 101)
+
+
+@pytest.fixture
+def damaged(run, tmp_path):
+    """The pictures of `run`, each of which is cut short."""
+    root = tmp_path / "datasets"
+    for name in ("train", "val"):
+        (root / "shapes" / name / "images").mkdir(parents=True)
+        source = run.datasets / "shapes" / name
+        for path in (path for path in source.rglob("*") if path.is_file()):
+            target = root / "shapes" / name / path.relative_to(source)
+            target.write_bytes(path.read_bytes())
+            if target.suffix == ".png":
+                damage(target)
+    return root
+
+
+@table(RUNS)
+def test_a_training_that_cannot_go_on_says_why(case, run, request, tmp_path):
+    (tmp_path / "file").touch()
+    environment = {}
+    if case.name == "damaged picture":
+        environment["DETECTRON2_DATASETS"] = str(request.getfixturevalue("damaged"))
+    overrides = [override.format(output=tmp_path) for override in case.given]
+    code, printed = run(tmp_path / "output", *overrides, check=False, **environment)
+    assert code == 1
+    assert "Traceback" not in printed
+    last = printed.strip().splitlines()[-1]
+    assert re.match(f"error: {case.says}", last), printed
+    if case.name == "diverging":
+        (report,) = re.findall("down in '(.*?)'", last)
+        (part,) = json.loads(Path(report).read_text())["batch"]
+        assert len(part["pictures"]) == 4
+        checkpoint = (tmp_path / "output" / "last_checkpoint").read_text()
+        weights = read_weights(tmp_path / "output" / checkpoint)
+        assert all(tensor.isfinite().all() for tensor in weights.tensors.values())
+
+
+def workers_of(process):
+    return psutil.Process(process.pid).children()
+
+
+def test_a_process_that_loads_pictures_is_killed(run, tmp_path):
+    process = run.start(tmp_path, "train.max_iter=100000", "dataloader.train.num_workers=2")
+    for line in process.stdout:
+        if "Saved" in line:
+            break
+    killed, other = workers_of(process)
+    killed.send_signal(signal.SIGKILL)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in printed
+    assert printed.strip().splitlines()[-1] == (
+        f"error: a process that loads pictures (pid {killed.pid}) was ended by a signal (Killed); "
+        "the machine may have run out of memory, see 'dmesg': use fewer such processes "
+        "(dataloader.train.num_workers and dataloader.test.num_workers; 0 does without), and go "
+        "on with '--resume'"
+    )
+    assert not other.is_running()
+
+
+def test_a_signal_to_all_processes_stops_as_one_to_the_trainer(run, tmp_path):
+    """As Slurm, systemd and Ctrl-C in a terminal send it."""
+    process = run.start(tmp_path, "train.max_iter=100000", "dataloader.train.num_workers=2")
+    for line in process.stdout:
+        if "Saved" in line:
+            break
+    workers = workers_of(process)
+    assert len(workers) == 2
+    os.killpg(process.pid, signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in printed
+    assert printed.count("stopping after this step") == 1
+    assert "Training stopped by SIGTERM after iteration" in printed
+    assert not any(worker.is_running() for worker in workers)
+
+
+def test_a_full_disk_takes_no_metrics_and_no_results(validation, tmp_path, caplog):
+    """Whatever is written to /dev/full, the disk is full."""
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full on this system")
+    output = tmp_path / "output"
+    (output / "evaluation").mkdir(parents=True)
+    for name in ("metrics.json", "evaluation/coco_instances_results.json"):
+        (output / name).symlink_to("/dev/full")
+    config = make_config(output, validation, validation, "train.eval_period=1")
+    with pytest.raises(
+        OutputError, match=r"cannot write results of the evaluation \(No space left on device\); m"
+    ):
+        train(config)
+    assert caplog.text.count("The training goes on without metrics of JSONWriter (No space") == 1
+    assert caplog.text.count("The training goes on without this evaluation: cannot write") == 1
+    assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == 1
+
+
+@pytest.mark.parametrize("function", [train, evaluate_checkpoint])
+def test_an_output_folder_that_is_a_file(function, validation, tmp_path):
+    (tmp_path / "output").touch()
+    config = make_config(tmp_path / "output", validation, validation)
+    with pytest.raises(ConfigError, match=r"output' \(a file has this name\); choose another one"):
+        function(config)
+
+
+def test_every_case_has_a_name_of_its_own():
+    assert len({case.name for case in CASES}) == len(CASES)
