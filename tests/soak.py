@@ -12,7 +12,7 @@ import pytest
 from tabulate import tabulate
 
 from mvit_det.data import generate_shapes
-from tests.engine.trainings import Run
+from tests.engine.trainings import Run, children_of
 
 ITERATIONS = 2000
 EARLY, LATE = range(300, 601), range(1700, 2001)
@@ -84,7 +84,7 @@ def samples(tmp_path_factory):
         if not logged:
             continue
         # The processes of evaluations come later, and go.
-        loaders = loaders or trainer.children()
+        loaders = loaders or children_of(training)
         processes = {"trainer": trainer, **{f"loader {n}": p for n, p in enumerate(loaders)}}
         for name, process in processes.items():
             found.setdefault(name, []).append(measure(process, int(logged[1])))

@@ -101,9 +101,14 @@ class Evaluations(HookBase):
         """Looks up what there is to beat."""
         folder = self.checkpointer.save_dir
         if self.resumed and self.best_metric and folder and (folder / f"{BEST}.pth").is_file():
-            extras = read_weights(folder / f"{BEST}.pth", trust=self.checkpointer.trust).extras
-            if extras.get("metric") == self.best_metric:
-                self.best = extras["value"]
+            try:
+                extras = read_weights(folder / f"{BEST}.pth", trust=self.checkpointer.trust).extras
+                if extras.get("metric") == self.best_metric:
+                    self.best = extras["value"]
+            except CheckpointError as error:
+                logger.warning("The best weights so far are not known: %s", error)
+        # All processes save together, and not all may see the file.
+        self.best = comm.all_gather(self.best)[0]
 
     def after_step(self) -> None:
         """Evaluates, if it is time; the evaluation at the end comes later."""

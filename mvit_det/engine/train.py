@@ -1,6 +1,7 @@
 """Training from a config."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from ..checkpoint import Checkpointer
 from ..data import check_datasets
 from ..data.loading import TrainingLoader
 from ..data.seeding import derive_seed
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..modeling import MViTv2
 from .averaging import WeightAverage
 from .evaluate import class_names, evaluate
@@ -53,7 +54,7 @@ def train(
         DatasetError: files of a data set are missing.
         ImageError: a picture cannot be used, and `data.on_bad_image` is "raise".
         CheckpointError: weights to start from cannot be had, or do not fit the model; or the last
-            checkpoint cannot be written.
+            checkpoint cannot be written; or processes find different ones to go on from.
         OutputError: results of the last evaluation cannot be written.
         TrainingError: the loss or its gradient stays infinite or NaN, or a process that loads
             pictures died.
@@ -75,6 +76,7 @@ def train(
     )
     saved = loader.resume_or_load(settings.init_checkpoint, resume=resume)
     loader.remove_unfinished()
+    _check_same_checkpoint(saved, settings.output_dir)
 
     model = parallelize(model, settings.parallel, settings.device, settings.ddp)
     if settings.compile:
@@ -143,8 +145,25 @@ def train(
             "\n".join(data_loader.skipped),
         )
     if trainer.stopped:
-        raise TrainingStopped(request.signal, trainer.iter + 1)
+        # Perhaps not every process was asked. Also, the first one to end would take those down that
+        # still write or draw.
+        raise TrainingStopped(max(comm.all_gather(request.signal)), trainer.iter + 1)
     return evaluations.results
+
+
+def _check_same_checkpoint(saved: Mapping[str, Any], folder: str) -> None:
+    """Makes sure that all processes go on from the same step, where they would wait forever else.
+
+    Raises:
+        CheckpointError: they do not.
+    """
+    found = comm.all_gather(saved.get("iteration"))
+    if len(set(found)) > 1:
+        steps = ", ".join("none" if step is None else str(step + 1) for step in found)
+        raise CheckpointError(
+            f"the processes find different checkpoints in '{folder}' (of iterations {steps}); let "
+            "train.output_dir be a folder that all machines share"
+        )
 
 
 def _compile_backbone(model: nn.Module) -> None:

@@ -7,13 +7,13 @@ import json
 import math
 import os
 import re
+import runpy
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from detectron2.config import instantiate
@@ -28,6 +28,7 @@ from mvit_det.data.mapper import MOST_OBJECTS
 from mvit_det.data.registration import register_coco_json
 from mvit_det.engine import evaluate, evaluate_checkpoint, load_config, resolve_device, train
 from mvit_det.errors import ConfigError, ImageError, OutputError
+from tests.engine.trainings import children_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PICO = "shapes/mask_rcnn_mvitv2_pico.py"
@@ -79,6 +80,20 @@ PICTURES = [
         r"is 4 × 20000 \(height × width\), of which nothing is left when it is resized; crop it",
     ),
 ]
+FOLDERS = [
+    Bad(
+        "output folder that is a file",
+        "{tmp_path}/file",
+        r"cannot write to the output folder '.*/file' \(a file has this name\); choose another one "
+        "with train.output_dir=…",
+    ),
+    Bad(
+        "output folder under a file",
+        "{tmp_path}/file/folder",
+        r"cannot write to the output folder '.*/file/folder' \(Not a directory\); choose another "
+        "one with train.output_dir=…",
+    ),
+]
 RUNS = [
     Bad(
         "damaged picture",
@@ -92,15 +107,9 @@ RUNS = [
         r"gradients are written down in '.*nonfinite/iteration_.*\.json'. The model was not "
         "changed by that. Try a lower optimizer.lr, ",
     ),
-    Bad(
-        "output folder under a file",
-        ["train.output_dir={output}/file/folder"],
-        r"cannot write to the output folder '.*/file/folder' \(Not a directory\); choose another "
-        "one with train.output_dir=…",
-    ),
 ]
 # All of them, to be counted.
-CASES = [*ODD, *PICTURES, *RUNS]
+CASES = [*ODD, *PICTURES, *FOLDERS, *RUNS]
 
 
 def table(cases):
@@ -277,12 +286,10 @@ def damaged(run, tmp_path):
 
 @table(RUNS)
 def test_a_training_that_cannot_go_on_says_why(case, run, request, tmp_path):
-    (tmp_path / "file").touch()
     environment = {}
     if case.name == "damaged picture":
         environment["DETECTRON2_DATASETS"] = str(request.getfixturevalue("damaged"))
-    overrides = [override.format(output=tmp_path) for override in case.given]
-    code, printed = run(tmp_path / "output", *overrides, check=False, **environment)
+    code, printed = run(tmp_path / "output", *case.given, check=False, **environment)
     assert code == 1
     assert "Traceback" not in printed
     last = printed.strip().splitlines()[-1]
@@ -296,16 +303,12 @@ def test_a_training_that_cannot_go_on_says_why(case, run, request, tmp_path):
         assert all(tensor.isfinite().all() for tensor in weights.tensors.values())
 
 
-def workers_of(process):
-    return psutil.Process(process.pid).children()
-
-
 def test_a_process_that_loads_pictures_is_killed(run, tmp_path):
     process = run.start(tmp_path, "train.max_iter=100000", "dataloader.train.num_workers=2")
     for line in process.stdout:
         if "Saved" in line:
             break
-    killed, other = workers_of(process)
+    killed, other = children_of(process)
     killed.send_signal(signal.SIGKILL)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -325,7 +328,7 @@ def test_a_signal_to_all_processes_stops_as_one_to_the_trainer(run, tmp_path):
     for line in process.stdout:
         if "Saved" in line:
             break
-    workers = workers_of(process)
+    workers = children_of(process)
     assert len(workers) == 2
     os.killpg(process.pid, signal.SIGTERM)
     printed, _ = process.communicate(timeout=60)
@@ -354,12 +357,20 @@ def test_a_full_disk_takes_no_metrics_and_no_results(validation, tmp_path, caplo
     assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == 1
 
 
-@pytest.mark.parametrize("function", [train, evaluate_checkpoint])
-def test_an_output_folder_that_is_a_file(function, validation, tmp_path):
-    (tmp_path / "output").touch()
-    config = make_config(tmp_path / "output", validation, validation)
-    with pytest.raises(ConfigError, match=r"output' \(a file has this name\); choose another one"):
-        function(config)
+@table(FOLDERS)
+@pytest.mark.parametrize("function", [train, evaluate_checkpoint, None])
+def test_output_folders_that_cannot_be_written(case, function, validation, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    folder = case.given.format(tmp_path=tmp_path)
+    if function is not None:
+        config = make_config(folder, validation, validation)
+        with pytest.raises(ConfigError, match=case.says):
+            function(config)
+        return
+    arguments = ["--config-file", str(CONFIGS / PICO), "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["tool", *arguments, f"train.output_dir={folder}"])
+    with pytest.raises(SystemExit, match=f"^error: {case.says}$"):
+        runpy.run_path(str(CONFIGS.parent / "tools/lazyconfig_train_net.py"), run_name="__main__")
 
 
 def test_every_case_has_a_name_of_its_own():

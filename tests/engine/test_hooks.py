@@ -6,6 +6,7 @@ from mvit_det.checkpoint import Checkpointer
 from mvit_det.engine.averaging import WeightAverage
 from mvit_det.engine.hooks import Checkpoints, Evaluations
 from mvit_det.engine.trainer import Trainer
+from mvit_det.errors import OutputError
 
 
 class Counter(nn.Module):
@@ -29,7 +30,10 @@ def run(
     def evaluate(name):
         weight = model.weight.item()
         seen.append((name, pytest.approx(weight)))
-        return {"bbox": {"AP": scores[round(weight)] if scores else weight, "AP50": 1.0}}
+        score = scores[round(weight)] if scores else weight
+        if isinstance(score, Exception):
+            raise score
+        return {"bbox": {"AP": score, "AP50": 1.0}}
 
     trainer = Trainer(
         model, [None] * steps, torch.optim.SGD(model.parameters(), lr=1.0), device="cpu"
@@ -83,6 +87,26 @@ def test_a_resumed_training_has_to_beat_the_best_of_before(tmp_path):
     assert weights_in(tmp_path, "model_best")["value"] == 40.0
     run(tmp_path, 2, {2: 5.0}, resumed=False)
     assert weights_in(tmp_path, "model_best")["value"] == 5.0
+
+
+def test_damaged_best_weights_are_beaten_by_any(tmp_path, caplog):
+    run(tmp_path, 2, {2: 30.0})
+    (tmp_path / "model_best.pth").write_bytes(b"damaged")
+    run(tmp_path, 4, {2: 10.0, 4: 20.0}, resumed=True)
+    assert "The best weights so far are not known: " in caplog.text
+    assert weights_in(tmp_path, "model_best")["value"] == 20.0
+
+
+def test_what_cannot_be_written_ends_no_training_before_its_end(tmp_path, caplog):
+    (tmp_path / "model_best.pth").mkdir()
+    seen, _ = run(tmp_path, 4)
+    assert len(seen) == 2
+    assert caplog.text.count("The best weights so far are not saved: cannot write '") == 2
+    # Results as well.
+    with pytest.raises(OutputError):
+        run(tmp_path, 4, {2: OutputError("full"), 4: OutputError("full")})
+    assert caplog.text.count("The training goes on without this evaluation: full") == 1
+    assert weights_in(tmp_path, "model_final")["model"]["weight"] == 4
 
 
 def test_no_best_weights_if_there_is_no_metric(tmp_path, caplog):

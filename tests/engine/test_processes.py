@@ -7,11 +7,10 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 
 from tests.engine.shared_regression import train
-from tests.engine.trainings import ROOT, differences, largest_difference, load
+from tests.engine.trainings import ROOT, children_of, differences, largest_difference, load
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 LAUNCHER = ("--num-gpus", "2", "--dist-url", "auto")
@@ -81,12 +80,8 @@ def test_a_sharded_training_goes_on_in_one_piece_and_the_other_way_round(
     assert largest_difference(load(sharded)["model"], load(one_process)["model"]) < TOLERANCE
 
 
-def children_of(process):
-    return [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "spawn_main" in " ".join(child.cmdline())
-    ]
+def spawned_by(process):
+    return [child for child in children_of(process) if "spawn_main" in " ".join(child.cmdline())]
 
 
 def test_a_dying_process_ends_all_with_one_sentence(run, tmp_path):
@@ -96,7 +91,7 @@ def test_a_dying_process_ends_all_with_one_sentence(run, tmp_path):
         printed += line
         if "Saved" in line:
             break
-    children = children_of(process)
+    children = spawned_by(process)
     assert len(children) == 2
     start = time.monotonic()
     children[1].send_signal(signal.SIGKILL)
@@ -117,6 +112,19 @@ def test_a_signal_stops_all_processes_with_one_checkpoint(run, tmp_path):
     assert "Traceback" not in printed
     last = load(tmp_path, (tmp_path / "last_checkpoint").read_text().removesuffix(".pth"))
     assert f"stopped by SIGTERM after iteration {last['iteration'] + 1}" in printed
+
+
+def test_a_signal_to_one_of_several_processes_stops_all(run, tmp_path):
+    """As where one of several machines is taken away."""
+    process = run.start(tmp_path, *LAUNCHER, "train.max_iter=100000")
+    for line in process.stdout:
+        if "Saved" in line:
+            break
+    spawned_by(process)[1].send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in printed
+    assert "Training stopped by SIGTERM after iteration" in printed
 
 
 def test_a_mistake_is_said_once_by_each_process_and_without_a_traceback(run, tmp_path):

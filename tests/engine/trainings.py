@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -70,6 +71,11 @@ class Run:
             pytest.fail(f"'{moment}' never came up:\n{printed}")
         rest, _ = process.communicate(timeout=120)
         return process.returncode, printed + rest
+
+
+def children_of(process):
+    """Processes that a training has started, the oldest first."""
+    return sorted(psutil.Process(process.pid).children(), key=lambda child: child.create_time())
 
 
 def load(output, name="model_final"):
