@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 _FEWEST_POINTS = 3
+# Training compares each object of a picture with each anchor, and, as objects are proposals too,
+# with each other: the memory for that grows with the number of objects and with its square.
+MOST_OBJECTS = 5000
 _LONGEST_RUN_CODE = 7  # characters, of 5 bits each
 
 

@@ -11,12 +11,9 @@ import torch
 from detectron2.data import detection_utils
 
 from ..errors import ImageError
-from .annotations import box_error, segmentation_error
+from .annotations import MOST_OBJECTS, box_error, segmentation_error
 from .images import read_image, read_labels
 
-# Training compares each object of a picture with each anchor, and, as objects are proposals too,
-# with each other: the memory for that grows with the number of objects and with its square.
-MOST_OBJECTS = 5000
 # From this ratio of its sides on, a picture can be too narrow to be resized.
 _NARROW = 100
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import DatasetError, ImageError
-from .annotations import box_error, segmentation_error
+from .annotations import MOST_OBJECTS, box_error, segmentation_error
 from .coco_json import image_path
 from .images import read_image_size
 
@@ -248,6 +248,7 @@ def _check_annotations(
     categories = {
         category["id"] for category in dataset["categories"] if _is_whole(category.get("id"))
     }
+    objects: Counter[int] = Counter()
     for annotation in annotations:
         which = f"annotation {annotation.get('id')!r}"
         category, image = annotation.get("category_id"), annotation.get("image_id")
@@ -266,6 +267,7 @@ def _check_annotations(
             height, width = 0, 0
         else:
             height, width = sizes[image]
+            objects[image] += 1
         _check_box(findings, annotation.get("bbox"), which, height, width)
         if height:
             problem = segmentation_error(annotation.get("segmentation"), height, width)
@@ -274,6 +276,13 @@ def _check_annotations(
         if annotation.get("iscrowd", 0):
             findings.warning(
                 "crowd ('iscrowd': 1)", which, "training leaves it out, evaluation counts it so"
+            )
+    for image, number in objects.items():
+        if number > MOST_OBJECTS:
+            findings.warning(
+                f"picture with more than {MOST_OBJECTS} objects",
+                f"image {image}: {number}",
+                "training takes no more of what augmentation leaves; cut it into smaller pictures",
             )
 
 

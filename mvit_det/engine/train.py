@@ -1,5 +1,6 @@
 """Training from a config."""
 
+import itertools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -138,12 +139,10 @@ def train(
             trainer.load_state_dict(saved["trainer"])
             start = trainer.iter + 1
         trainer.train(start, settings.max_iter)
-    if isinstance(data_loader, TrainingLoader) and data_loader.skipped:
-        logger.warning(
-            "Pictures that were skipped (%d):\n%s",
-            len(data_loader.skipped),
-            "\n".join(data_loader.skipped),
-        )
+    if isinstance(data_loader, TrainingLoader):
+        skipped = sorted(set(itertools.chain(*comm.all_gather(data_loader.skipped))))
+        if skipped:
+            logger.warning("Pictures that were skipped (%d):\n%s", len(skipped), "\n".join(skipped))
     if trainer.stopped:
         # Perhaps not every process was asked. Also, the first one to end would take those down that
         # still write or draw.

@@ -18,6 +18,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from mvit_det.data import DatasetMapper
+from mvit_det.data.annotations import MOST_OBJECTS
 from mvit_det.data.coco_json import load_coco_json, read_coco_json
 from mvit_det.data.images import read_image
 from mvit_det.data.problems import check_dataset, find_problems
@@ -456,6 +457,13 @@ WARNINGS = [
         "crowd",
         sets(*BOX, iscrowd=1),
         r"crowd \('iscrowd': 1\): 1 \(annotation 1\); training leaves it out",
+    ),
+    Case(
+        "too many objects to train on",
+        lambda dataset: dataset["annotations"].extend(
+            {**dataset["annotations"][0], "id": number} for number in range(3, MOST_OBJECTS + 2)
+        ),
+        r"picture with more than 5000 objects: 1 \(image 1: 5001\); training takes no more of",
     ),
     Case(
         "picture listed twice",

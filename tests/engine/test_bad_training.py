@@ -9,6 +9,7 @@ import os
 import re
 import runpy
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch import nn
 
 from mvit_det.checkpoint import read_weights
 from mvit_det.data import DatasetMapper
-from mvit_det.data.mapper import MOST_OBJECTS
+from mvit_det.data.annotations import MOST_OBJECTS
 from mvit_det.data.registration import register_coco_json
 from mvit_det.engine import evaluate, evaluate_checkpoint, load_config, resolve_device, train
 from mvit_det.errors import ConfigError, ImageError, OutputError
@@ -304,11 +305,20 @@ def test_a_training_that_cannot_go_on_says_why(case, run, request, tmp_path):
 
 
 def test_a_process_that_loads_pictures_is_killed(run, tmp_path):
-    process = run.start(tmp_path, "train.max_iter=100000", "dataloader.train.num_workers=2")
+    process = run.start(
+        tmp_path,
+        "train.max_iter=100000",
+        "train.log_period=5",
+        "train.checkpointer.period=100000",
+        "dataloader.train.num_workers=2",
+    )
     for line in process.stdout:
-        if "Saved" in line:
+        if "iter: 5/" in line:
             break
     killed, other = children_of(process)
+    # Not while it logs: Python's logging would catch what PyTorch raises there, and show it before
+    # the training ends.
+    time.sleep(0.1)
     killed.send_signal(signal.SIGKILL)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 1
