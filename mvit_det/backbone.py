@@ -34,11 +34,13 @@ def add_mvitv2_config(cfg: CfgNode) -> None:
     cfg.MODEL.MVITV2.NUM_HEADS = 1
     cfg.MODEL.MVITV2.DROP_PATH_RATE = 0.2
     cfg.MODEL.MVITV2.KEY_STRIDE = 4
+    cfg.MODEL.MVITV2.ATTENTION = "hwin"
     cfg.MODEL.MVITV2.WINDOW_SIZE = 56
     cfg.MODEL.MVITV2.EXPAND_ATTN = True
+    cfg.MODEL.MVITV2.FULL_QUERY_POOLING = True
+    cfg.MODEL.MVITV2.FULL_KEY_POOLING = True
     cfg.MODEL.MVITV2.RESIDUAL_POOLING = True
-    cfg.MODEL.MVITV2.USE_ABS_POS = False
-    cfg.MODEL.MVITV2.USE_REL_POS = True
+    cfg.MODEL.MVITV2.POSITION = "decomposed"
     cfg.MODEL.MVITV2.USE_CHECKPOINT = False
     cfg.MODEL.MVITV2.PRETRAIN_IMG_SIZE = 224
     cfg.MODEL.MVITV2.OUT_FEATURES = ["scale2", "scale3", "scale4", "scale5"]

@@ -9,7 +9,10 @@ optimizer = L(AdamW)(
     params=L(get_default_optimizer_params)(
         base_lr="${..lr}",
         weight_decay_norm=0.0,
-        overrides={name: {"weight_decay": 0.0} for name in ("pos_embed", "rel_pos_h", "rel_pos_w")},
+        overrides={
+            name: {"weight_decay": 0.0}
+            for name in ("pos_embed", "rel_pos_h", "rel_pos_w", "rel_pos_joint")
+        },
     ),
     lr=1.6e-4,
     betas=[0.9, 0.999],
