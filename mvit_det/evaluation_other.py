@@ -1,0 +1,63 @@
+"""Evaluation of what is not in COCO's format of instances alone: panoptic models, and LVIS."""
+
+import importlib.util
+import logging
+from typing import Any
+
+import detectron2.evaluation
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluators, SemSegEvaluator
+
+from .errors import ConfigError
+from .evaluation import COCOEvaluator
+
+logger = logging.getLogger(__name__)
+
+
+class PanopticFPNEvaluator(DatasetEvaluators):
+    """Box and mask AP of things, mIoU of semantic maps and, where it can be had, panoptic quality.
+
+    The first are `COCOEvaluator`'s and Detectron2's `SemSegEvaluator`'s. Panoptic quality is
+    Detectron2's, for data sets whose metadata name a ``panoptic_json``; it needs the package
+    ``panopticapi`` and is left out, with a warning, where that is not installed.
+
+    Args:
+        dataset_name: a registered data set of things and stuff ("separated" in Detectron2).
+        output_dir: folder for the predictions.
+    """
+
+    def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
+        evaluators = [
+            COCOEvaluator(dataset_name, output_dir=output_dir),
+            SemSegEvaluator(dataset_name, output_dir=output_dir),
+        ]
+        if MetadataCatalog.get(dataset_name).get("panoptic_json"):
+            if importlib.util.find_spec("panopticapi"):
+                evaluators.append(COCOPanopticEvaluator(dataset_name, output_dir))
+            else:
+                logger.warning("Panoptic quality is left out: it needs the package 'panopticapi'")
+        super().__init__(evaluators)
+
+
+class LVISEvaluator(detectron2.evaluation.LVISEvaluator):
+    """Detectron2's LVIS evaluator: AP over all categories, and over rare, common and frequent ones.
+
+    Args:
+        dataset_name: a registered data set in LVIS's format.
+        arguments: any other of Detectron2's.
+
+    Raises:
+        ConfigError: the package ``lvis`` is not installed, or the data set is in another format.
+    """
+
+    def __init__(self, dataset_name: str, **arguments: Any) -> None:
+        if importlib.util.find_spec("lvis") is None:
+            raise ConfigError(
+                f"evaluation on '{dataset_name}' needs the package 'lvis', which training does "
+                "not: run 'pip install lvis', then evaluate with '--eval-only --resume'"
+            )
+        if MetadataCatalog.get(dataset_name).get("evaluator_type") != "lvis":
+            raise ConfigError(
+                f"data set '{dataset_name}' is not in LVIS's format; evaluate it with COCOEvaluator"
+            )
+        super().__init__(dataset_name, **arguments)
