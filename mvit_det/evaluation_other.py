@@ -5,8 +5,10 @@ import logging
 from typing import Any
 
 import detectron2.evaluation
+import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluators, SemSegEvaluator
+from PIL import Image
 
 from .errors import ConfigError
 from .evaluation import COCOEvaluator
@@ -29,7 +31,7 @@ class PanopticFPNEvaluator(DatasetEvaluators):
     def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
         evaluators = [
             COCOEvaluator(dataset_name, output_dir=output_dir),
-            SemSegEvaluator(dataset_name, output_dir=output_dir),
+            SemSegEvaluator(dataset_name, output_dir=output_dir, sem_seg_loading_fn=_read_map),
         ]
         if MetadataCatalog.get(dataset_name).get("panoptic_json"):
             if importlib.util.find_spec("panopticapi"):
@@ -37,6 +39,12 @@ class PanopticFPNEvaluator(DatasetEvaluators):
             else:
                 logger.warning("Panoptic quality is left out: it needs the package 'panopticapi'")
         super().__init__(evaluators)
+
+
+def _read_map(path: str, dtype: type) -> np.ndarray:
+    """A semantic map; Detectron2's own function does not work with NumPy 2."""
+    with Image.open(path) as image:
+        return np.asarray(image, dtype)
 
 
 class LVISEvaluator(detectron2.evaluation.LVISEvaluator):

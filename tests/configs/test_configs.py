@@ -7,6 +7,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+pytestmark = pytest.mark.usefixtures("shapes_root")
 COCO = sorted((CONFIGS / "COCO").glob("*.py"))
 ALL = COCO + sorted([*(CONFIGS / "LVIS").glob("*.py"), *(CONFIGS / "shapes").glob("*.py")])
 # Mask R-CNN and Cascade Mask R-CNN on the five sizes.
