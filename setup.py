@@ -50,6 +50,7 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "lvis": ["lvis"],  # evaluation on LVIS
         "dev": [
             "mypy==2.4.1",
             "psutil==7.2.2",  # memory measurements

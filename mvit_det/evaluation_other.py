@@ -1,7 +1,9 @@
 """Evaluation of what is not in COCO's format of instances alone: panoptic models, and LVIS."""
 
+import contextlib
 import importlib.util
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import detectron2.evaluation
@@ -69,3 +71,21 @@ class LVISEvaluator(detectron2.evaluation.LVISEvaluator):
                 f"data set '{dataset_name}' is not in LVIS's format; evaluate it with COCOEvaluator"
             )
         super().__init__(dataset_name, **arguments)
+
+    def evaluate(self) -> dict[str, Any] | None:
+        """As Detectron2's: metrics by task in percent; None in all processes but the main one."""
+        with _former_numpy_name():
+            return super().evaluate()
+
+
+@contextlib.contextmanager
+def _former_numpy_name() -> Iterator[None]:
+    """Restores `np.float`, by which `lvis`, of 2020, still calls what NumPy calls `float`."""
+    if hasattr(np, "float"):
+        yield
+        return
+    setattr(np, "float", float)  # noqa: B010 (the name is not in NumPy's types)
+    try:
+        yield
+    finally:
+        delattr(np, "float")

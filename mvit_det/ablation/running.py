@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 import torch
 from detectron2.config import instantiate
+from detectron2.data import DatasetCatalog
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig, OmegaConf
@@ -134,11 +135,14 @@ def compare(
         same.setdefault(OmegaConf.to_yaml(config, sort_keys=True), []).append(variant)
 
     different = [first for first, *_ in same.values()]
-    for config in (configs[variant] for variant in different):
-        # Generated data are so written once, and missing data found before anything is trained.
-        check_datasets(config.dataloader.train.dataset.names, config.dataloader.test.dataset.names)
-        for part in ("train", "test"):
-            instantiate(config.dataloader[part].dataset)
+    # Generated data are so written once, and missing data found before anything is trained.
+    for name in {
+        configs[variant].dataloader[part].dataset.names
+        for variant in different
+        for part in ("train", "test")
+    }:
+        check_datasets(name)
+        DatasetCatalog.get(name)
     folders = {v: settings.output / f"{number:02d}" for number, v in enumerate(different, start=1)}
     jobs = settings.jobs or _default_jobs(configs[different[0]].train.device)
 
