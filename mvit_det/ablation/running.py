@@ -185,7 +185,7 @@ def _load(variant: Variant, settings: Settings, seed: int, output: Path) -> Dict
             schedule.warmup_length = min(warmup, LONGEST_WARMUP)
         config.train.max_iter = settings.iterations
     config.train.update(seed=seed, eval_period=0, sheet_images=0, output_dir=str(output))
-    resolve_device(config, settings.device or None)
+    resolve_device(config, settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return config
 
 

@@ -1,8 +1,8 @@
 """What is compared: the rows of MViTv2's tables on detection, as configs with changed fields.
 
-The published box AP are those of MViTv2's tables 5 (attention), 6 (position), 7 (pooling) and 9
-(scales): Mask R-CNN with MViTv2-S and ViT-B on COCO val2017, after pre-training on ImageNet-1K and
-36 epochs.
+The published box AP are those of MViTv2's section 5.3 (positions: table 6, residual and full Q
+pooling: table 7, scales: table 9): Mask R-CNN with MViTv2-S and ViT-B on COCO val2017, pre-trained
+on ImageNet-1K, after 36 epochs.
 """
 
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ SIZES = [
     path for path in COCO if re.fullmatch(r"(cascade_)?mask_rcnn_mvitv2_.(_in21k)?", path.stem)
 ]
 
-# Millions of parameters, as published with the weights and in MViTv2's table 4.
+# Millions of parameters, as published with the weights and in MViTv2's section 5.2.
 PUBLISHED_PARAMETERS = {
     "mask_rcnn_mvitv1_t": 46,
     "mask_rcnn_mvitv1_s": 57,
