@@ -53,6 +53,7 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "lvis": ["lvis"],  # evaluation on LVIS
         "dev": [
             "mypy==2.4.1",
             "psutil==7.2.2",  # memory measurements
