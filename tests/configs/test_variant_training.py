@@ -9,12 +9,12 @@ import pytest
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
-from mvit_det.evaluation.lvis import LVISEvaluator
 
 from mvit_det.data.lvis import load_lvis_json
 from mvit_det.engine import load_config, resolve_device, train
 from mvit_det.errors import ConfigError
 from mvit_det.evaluation import COCOEvaluator
+from mvit_det.evaluation.lvis import LVISEvaluator
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TASKS = {
