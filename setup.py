@@ -53,10 +53,12 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "lvis": ["lvis"],  # evaluation on LVIS
         "dev": [
             "mypy==2.4.1",
             "psutil==7.2.2",  # memory measurements
             "pytest==9.2.0",
+            "pytest-xdist==3.8.0",  # two tests at a time
             "ruff==0.17.5",
             "timm==1.0.31",  # a second reference for the model's numbers, in tests only
         ],

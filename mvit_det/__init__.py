@@ -1,7 +1,7 @@
 """MViTv2 for Detectron2: object detection and instance segmentation.
 
 The model itself needs PyTorch only. Where Detectron2 is installed, importing this package also
-registers the backbones and the generated data sets with it.
+registers the backbones and the generated data sets with it, and has it load LVIS by itself.
 """
 
 import warnings
@@ -28,11 +28,13 @@ try:
             build_mvitv2_fpn_backbone,
         )
         from .data import register_shapes
+        from .data.lvis import register_lvis
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "detectron2":
         raise
 else:
     register_shapes()
+    register_lvis()
 
 if TYPE_CHECKING:
     from .prediction import Predictor

@@ -79,6 +79,8 @@ def test_keys_of_the_config_reach_the_model():
     cfg.MODEL.MVITV2.DEPTHS = [1, 1, 1]
     cfg.MODEL.MVITV2.EMBED_DIM = 32
     cfg.MODEL.MVITV2.NUM_HEADS = 2
+    cfg.MODEL.MVITV2.ATTENTION = "window"
+    cfg.MODEL.MVITV2.POSITION = "absolute"
     cfg.MODEL.MVITV2.OUT_FEATURES = ["scale3", "scale4"]
     cfg.MODEL.FPN.IN_FEATURES = ["scale3", "scale4"]
     cfg.MODEL.PIXEL_MEAN = [0.0] * 4
@@ -87,6 +89,8 @@ def test_keys_of_the_config_reach_the_model():
     backbone = build_mvitv2_backbone(cfg, ShapeSpec(channels=4))
     assert [plan.dim_out for plan in backbone.plan] == [32, 64, 128]
     assert backbone.plan[0].num_heads == 2
+    assert all(block.window_size for block in backbone.plan)
+    assert backbone.pos_embed is not None
     features = backbone(torch.randn(1, 4, 64, 64))
     assert {name: tuple(value.shape) for name, value in features.items()} == {
         "scale3": (1, 64, 8, 8),

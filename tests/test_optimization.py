@@ -38,7 +38,7 @@ def settings(model, **arguments):
 
 
 def test_norms_biases_and_positions_do_not_decay():
-    found = settings(Detector(use_abs_pos=True), base_lr=1.0)
+    found = settings(Detector(position="absolute+decomposed"), base_lr=1.0)
     kept = {name for name, group in found.items() if group["weight_decay"] == 0.1}
     assert kept == {
         "backbone.patch_embed.proj.weight",
@@ -58,7 +58,7 @@ def test_norms_biases_and_positions_do_not_decay():
 
 
 def test_earlier_blocks_learn_slower():
-    model = Detector(use_abs_pos=True)
+    model = Detector(position="absolute+decomposed")
     groups = settings(model, base_lr=2.0, layer_decay=0.5)
     rates = {name: group["lr"] for name, group in groups.items()}
     expected = {
@@ -92,7 +92,7 @@ def test_layer_decay_out_of_range():
 )
 def test_frozen_stages_stay_as_they_are(freeze_at, frozen):
     torch.manual_seed(0)
-    model = Detector(use_abs_pos=True, freeze_at=freeze_at)
+    model = Detector(position="absolute+decomposed", freeze_at=freeze_at)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=0.1)
     for _ in range(3):

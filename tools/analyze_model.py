@@ -18,7 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mvit_det.engine import load_config
 
-PARTS = {"backbone": "backbone", "proposals": "proposal_generator", "heads": "roi_heads"}
+# Modules of each part, of which a detector has some.
+PARTS = {
+    "backbone": ("backbone",),
+    "proposals": ("proposal_generator",),
+    "heads": ("roi_heads", "head", "sem_seg_head"),
+}
 
 
 def count_parameters(model: nn.Module) -> float:
@@ -39,7 +44,10 @@ def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> dict[str, fl
     counts = counter.get_flop_counts()
     root = type(model).__name__
     # The counter takes a multiplication and an addition for two operations.
-    found = {part: sum(counts[f"{root}.{name}"].values()) for part, name in PARTS.items()}
+    found = {
+        part: sum(sum(counts[f"{root}.{name}"].values()) for name in names)
+        for part, names in PARTS.items()
+    }
     return {part: count / 2e9 for part, count in {**found, "all": sum(found.values())}.items()}
 
 
@@ -47,10 +55,11 @@ def analyze(path: str, size: tuple[int, int], overrides: Sequence[str]) -> list[
     """One row of the table."""
     config = load_config(path, overrides)
     # Random weights know no object; keep what they find all the same.
-    heads = config.model.roi_heads
-    for predictor in heads.get("box_predictors") or [heads.box_predictor]:
-        predictor.update(test_score_thresh=0.0, test_nms_thresh=1.0)
-    config.model.proposal_generator.nms_thresh = 1.0
+    if "roi_heads" in config.model:
+        heads = config.model.roi_heads
+        for predictor in heads.get("box_predictors") or [heads.box_predictor]:
+            predictor.update(test_score_thresh=0.0, test_nms_thresh=1.0)
+        config.model.proposal_generator.nms_thresh = 1.0
     torch.manual_seed(0)
     model = instantiate(config.model).eval()
     counts = count_multiply_adds(model, size)

@@ -98,6 +98,11 @@ def images_per_second(row: Row, side: str) -> float | None:
 
 def as_json(rows: Sequence[Row], command: Sequence[str]) -> dict[str, Any]:
     """Results with all repeats, and the machine and versions that gave them."""
+    return {**provenance(command), "rows": [_row_as_json(row) for row in rows]}
+
+
+def provenance(command: Sequence[str]) -> dict[str, Any]:
+    """Where figures come from: when, by which command and commit, on which machine and versions."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": list(command),
@@ -107,7 +112,6 @@ def as_json(rows: Sequence[Row], command: Sequence[str]) -> dict[str, Any]:
             "python": platform.python_version(),
             **{module.__name__: module.__version__ for module in MODULES},
         },
-        "rows": [_row_as_json(row) for row in rows],
     }
 
 

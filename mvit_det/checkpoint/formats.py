@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 
 _FIRST = "patch_embed.proj.weight"
-_POOLING = "blocks.0.attn.pool_q.weight"
+_ATTENTION = "blocks.0.attn.qkv.weight"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def find_root(names: Iterable[str]) -> str | None:
     detector, None where there is none."""
     names = set(names)
     roots = [name.removesuffix(_FIRST) for name in names if name.endswith(_FIRST)]
-    roots = [root for root in roots if root + _POOLING in names]
+    roots = [root for root in roots if root + _ATTENTION in names]
     return min(roots, key=len) if roots else None
 
 
@@ -201,7 +201,8 @@ def to_timm(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     geometry = find_geometry(tensors, "")
     places = [(stage, block) for stage, n in enumerate(geometry.depths) for block in range(n)]
     skip = "shortcut_proj_attn" if geometry.expand_attn else "shortcut_proj_mlp"
-    last_norm = f"scale{len(geometry.depths) + 1}_norm."
+    outputs = [int(match[1]) for name in tensors if (match := re.match(r"scale(\d+)_norm", name))]
+    last_norm = f"scale{max(outputs, default=0)}_norm."
     has_norm = "norm.weight" in tensors
     names = {}
     for name in tensors:

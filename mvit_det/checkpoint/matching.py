@@ -11,6 +11,7 @@ from .accounting import Accounting, Outcome
 from .formats import Weights, find_geometry, find_root
 from .resizing import (
     resize_absolute_table,
+    resize_joint_table,
     resize_patch_embedding,
     resize_relative_table,
     splits_into_grid,
@@ -107,7 +108,7 @@ class _Matcher:
             example = next(iter(self.weights.tensors), "nothing")
             raise CheckpointError(
                 f"'{path}' holds no MViTv2 (there is no 'patch_embed.proj.weight' or no "
-                f"'blocks.0.attn.pool_q.weight'), but, for example, '{example}'"
+                f"'blocks.0.attn.qkv.weight'), but, for example, '{example}'"
             )
         if not self.training and not self.fills_all:
             raise CheckpointError(
@@ -181,6 +182,9 @@ class _Matcher:
             if name.endswith(("rel_pos_h", "rel_pos_w")) and shape[1:] == wanted[1:]:
                 self.filled[key] = resize_relative_table(tensor, wanted[0])
                 how = "relative positions, linear"
+            elif name.endswith("rel_pos_joint") and shape[2] == wanted[2]:
+                self.filled[key] = resize_joint_table(tensor, wanted[0], wanted[1])
+                how = "relative positions, bilinear"
             elif name == "pos_embed" and shape[2] == wanted[2] and splits_into_grid(shape[1]):
                 self.filled[key] = resize_absolute_table(tensor, wanted[1])
                 how = "absolute positions, bicubic"

@@ -13,6 +13,14 @@ def resize_relative_table(table: Tensor, distances: int) -> Tensor:
     return rows.to(table.dtype)
 
 
+def resize_joint_table(table: Tensor, vertical: int, horizontal: int) -> Tensor:
+    """Interpolates a table of joint relative positions bilinearly, (rows, columns, C) to
+    (vertical, horizontal, C)."""
+    grid = table.float().permute(2, 0, 1)[None]
+    grid = F.interpolate(grid, size=(vertical, horizontal), mode="bilinear", align_corners=False)
+    return grid[0].permute(1, 2, 0).to(table.dtype)
+
+
 def splits_into_grid(positions: int) -> tuple[int, bool] | None:
     """How a table of absolute positions is made up.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import DatasetError
-from .shapes import SPLITS
+from .shapes import GENERATED
 
 
 def check_datasets(*names: str) -> None:
@@ -18,7 +18,7 @@ def check_datasets(*names: str) -> None:
         DatasetError: a name is unknown, or its annotations or folder of pictures is missing.
     """
     for name in names:
-        if name in SPLITS:
+        if name in GENERATED:
             continue
         if name not in DatasetCatalog:
             known = ", ".join(sorted(DatasetCatalog))

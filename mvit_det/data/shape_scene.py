@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 CATEGORIES = ("circle", "square", "triangle", "star", "cross")
+SURFACES = ("blotches", "stripes", "dots", "gradient")
 
 # Who owns which pixel is decided on a grid this many times finer than the picture, which gives
 # smooth edges in the picture and outlines exact to a quarter of a pixel.
@@ -43,7 +44,7 @@ class SceneObject:
 
 def draw_scene(
     rng: np.random.Generator, height: int, width: int, max_shapes: int, crowd_fraction: float
-) -> tuple[np.ndarray, list[SceneObject]]:
+) -> tuple[np.ndarray, list[SceneObject], str]:
     """Draws a picture of 1 to ``max_shapes`` shapes, later ones in front of earlier ones.
 
     At least 40 % of every shape stays visible, so there is neither an annotation without anything
@@ -56,7 +57,8 @@ def draw_scene(
         crowd_fraction: probability in [0, 1] that a crowd lies behind the shapes.
 
     Returns:
-        The picture, (H, W, 3) uint8 RGB, and its objects from back to front.
+        The picture, (H, W, 3) uint8 RGB, its objects from back to front, and the surface of its
+        background, one of :data:`SURFACES`.
     """
     things = []
     if rng.random() < crowd_fraction:
@@ -186,11 +188,12 @@ def _grown_to_whole_pixels(top: int, bottom: int, left: int, right: int) -> tupl
 
 def _paint(
     rng: np.random.Generator, owner: np.ndarray, things: list[_Thing], height: int, width: int
-) -> tuple[np.ndarray, list[SceneObject]]:
-    """Turns the map of owners into a picture, (H, W, 3) uint8 RGB, and its annotated objects."""
+) -> tuple[np.ndarray, list[SceneObject], str]:
+    """Turns the map of owners into a picture, (H, W, 3) uint8 RGB, its annotated objects and the
+    surface of its background."""
     side = min(height, width)
     background_colour = _random_colour(rng, saturation=(0.05, 0.35), value=(0.25, 0.85))
-    background = _texture(rng, height, width, side, background_colour)
+    background, surface = _texture(rng, height, width, side, background_colour)
     picture = background.copy()
     objects = []
     for number, thing in enumerate(things, start=1):
@@ -203,7 +206,7 @@ def _paint(
         )
 
         colour = _contrasting_colour(rng, background_colour)
-        texture = _texture(rng, region_height, region_width, side, colour)
+        texture, _ = _texture(rng, region_height, region_width, side, colour)
         crop = np.s_[top : top + region_height, left : left + region_width]
         picture[crop] += coverage[..., None] * (texture - background[crop])
 
@@ -216,7 +219,7 @@ def _paint(
             objects.append(SceneObject(thing.category, thing.is_crowd, mask, polygons, area))
 
     grain = rng.standard_normal((height, width, 1), dtype=np.float32) * 5
-    return np.clip(picture + grain, 0, 255).astype(np.uint8), objects
+    return np.clip(picture + grain, 0, 255).astype(np.uint8), objects, surface
 
 
 def _outlines(visible: np.ndarray) -> list[np.ndarray]:
@@ -264,12 +267,12 @@ def _contrasting_colour(rng: np.random.Generator, background: np.ndarray) -> np.
 
 def _texture(
     rng: np.random.Generator, height: int, width: int, side: int, colour: np.ndarray
-) -> np.ndarray:
-    """A surface, (H, W, 3) float32 RGB, of blotches, stripes, dots or a gradient around ``colour``.
+) -> tuple[np.ndarray, str]:
+    """A surface around ``colour``, (H, W, 3) float32 RGB, and which of :data:`SURFACES` it is.
 
     ``side`` is the picture's shorter side: the pattern grows with the picture.
     """
-    kind = rng.choice(["blotches", "stripes", "dots", "gradient"])
+    kind = str(rng.choice(SURFACES))
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     along = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
@@ -287,4 +290,4 @@ def _texture(
     else:
         pattern = 2 * (along - along.min()) / max(float(np.ptp(along)), 1.0) - 1
     strength = rng.uniform(0.12, 0.3)
-    return colour * (1 + np.float32(strength) * pattern[..., None])
+    return colour * (1 + np.float32(strength) * pattern[..., None]), kind

@@ -2,9 +2,11 @@
 
 :func:`generate_shapes` writes pictures and annotations and needs NumPy and OpenCV only.
 :func:`register_shapes` makes ``shapes_train`` and ``shapes_val`` known to Detectron2, which
-generates them when they are first used.
+generates them when they are first used, and the same pictures for panoptic segmentation and in
+LVIS's format.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -17,6 +19,7 @@ import cv2
 import numpy as np
 
 from .shape_scene import CATEGORIES, SceneObject, draw_scene
+from .shape_views import IGNORED, STUFF_CLASSES, write_lvis, write_semantic_maps
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,11 @@ DESCRIPTION = "Generated pictures of textured, overlapping shapes"
 # Number of pictures and seed of each registered data set. Different seeds share no picture.
 SPLITS = {"shapes_train": (1000, 0), "shapes_val": (200, 1)}
 SPLIT_SIZE = 128
+# What else is registered of each: "shapes_panoptic_train" and so on.
+VIEWS = ("panoptic", "lvis")
+GENERATED = frozenset(
+    [*SPLITS, *(name.replace("shapes_", f"shapes_{view}_") for name in SPLITS for view in VIEWS)]
+)
 
 
 def generate_shapes(
@@ -44,7 +52,8 @@ def generate_shapes(
     Picture i depends on the seed, the size, ``max_shapes``, ``crowd_fraction`` and i alone, so a
     larger data set begins with the smaller one. Single shapes are annotated by polygons around
     what is visible of them, crowds (groups of small shapes of one category, ``iscrowd`` 1) by
-    run-length encoding. Category ids start at 1, as in COCO.
+    run-length encoding. Category ids start at 1, as in COCO. Each entry of ``images`` also names
+    the ``surface`` of its background.
 
     The data set appears under ``output_dir`` only once it is complete.
 
@@ -83,11 +92,17 @@ def generate_shapes(
         annotations: list[dict[str, Any]] = []
         for index in range(num_images):
             rng = np.random.default_rng([seed, index])
-            picture, objects = draw_scene(rng, height, width, max_shapes, crowd_fraction)
+            picture, objects, surface = draw_scene(rng, height, width, max_shapes, crowd_fraction)
             file_name = f"{index + 1:06d}.png"
             _write_picture(unfinished / IMAGES_FOLDER / file_name, picture)
             images.append(
-                {"id": index + 1, "file_name": file_name, "height": height, "width": width}
+                {
+                    "id": index + 1,
+                    "file_name": file_name,
+                    "height": height,
+                    "width": width,
+                    "surface": surface,
+                }
             )
             for scene_object in objects:
                 annotation_id = len(annotations) + 1
@@ -117,11 +132,15 @@ def generate_shapes(
 
 
 def register_shapes(root: str | os.PathLike[str] | None = None) -> None:
-    """Registers ``shapes_train`` and ``shapes_val`` with Detectron2.
+    """Registers ``shapes_train`` and ``shapes_val`` with Detectron2, and other views of them.
 
     They hold 1000 and 200 pictures of 128 x 128 pixels, generated from different seeds when a data
     set is first loaded and not there yet, and are evaluated as COCO data sets are. Calling this
     again is harmless; with another ``root`` it moves the registration there.
+
+    ``shapes_panoptic_train`` and ``shapes_panoptic_val`` add semantic maps, in which shapes are 0
+    and the surface of the background is a class. ``shapes_lvis_train`` and ``shapes_lvis_val`` are
+    annotated as LVIS is.
 
     Args:
         root: folder with the two data sets; by default ``shapes`` in the folder that the
@@ -132,27 +151,82 @@ def register_shapes(root: str | os.PathLike[str] | None = None) -> None:
     if root is None:
         datasets = os.path.expanduser(os.getenv("DETECTRON2_DATASETS") or "datasets")
         root = Path(datasets, "shapes")
-    for name in SPLITS:
-        folder = Path(root, name.removeprefix("shapes_")).absolute()
+    for split in SPLITS:
+        folder = Path(root, split.removeprefix("shapes_")).absolute()
         annotations_file = str(folder / ANNOTATIONS_FILE)
-        if name in DatasetCatalog:
-            if MetadataCatalog.get(name).json_file == annotations_file:
-                continue
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-        DatasetCatalog.register(name, functools.partial(_load_split, name, folder))
-        MetadataCatalog.get(name).set(
-            thing_classes=list(CATEGORIES),
-            evaluator_type="coco",
-            json_file=annotations_file,
-            image_root=str(folder / IMAGES_FOLDER),
-        )
+        lvis_file = str(folder.with_name(f"{folder.name}_lvis.json"))
+        common = {"thing_classes": list(CATEGORIES), "image_root": str(folder / IMAGES_FOLDER)}
+        panoptic = {
+            "evaluator_type": "coco_panoptic_seg",
+            "sem_seg_root": str(_semantic_folder(folder)),
+            "stuff_classes": list(STUFF_CLASSES),
+            "ignore_label": IGNORED,
+        }
+        for view, load, json_file, metadata in (
+            ("", _load_split, annotations_file, {"evaluator_type": "coco"}),
+            ("panoptic_", _load_panoptic, annotations_file, panoptic),
+            ("lvis_", _load_lvis, lvis_file, {"evaluator_type": "lvis"}),
+        ):
+            name = split.replace("shapes_", f"shapes_{view}")
+            if name in DatasetCatalog:
+                if MetadataCatalog.get(name).json_file == json_file:
+                    continue
+                DatasetCatalog.remove(name)
+                MetadataCatalog.remove(name)
+            DatasetCatalog.register(name, functools.partial(load, name, split, folder))
+            MetadataCatalog.get(name).set(json_file=json_file, **common, **metadata)
 
 
-def _load_split(name: str, folder: Path) -> list[dict[str, Any]]:
+def _load_split(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
     """Loads a registered data set in Detectron2's format, generating it if it is not there."""
     from detectron2.data.datasets import load_coco_json
 
+    _generate_split(split, folder)
+    return load_coco_json(str(folder / ANNOTATIONS_FILE), str(folder / IMAGES_FOLDER), name)
+
+
+def _load_panoptic(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
+    """As `_load_split`, with the semantic map of each picture, made if it is not there."""
+    records = _load_split(name, split, folder)
+    semantic = _semantic_folder(folder)
+    if not semantic.exists():
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{semantic.name}-") as new:
+            maps = Path(new, "maps")
+            maps.mkdir()
+            write_semantic_maps(_read(folder), maps)
+            # Several processes may start at once: the first to finish has done it for all.
+            with contextlib.suppress(OSError):
+                maps.rename(semantic)
+    return [
+        {**record, "sem_seg_file_name": str(semantic / Path(record["file_name"]).name)}
+        for record in records
+    ]
+
+
+def _load_lvis(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
+    """As `_load_split`, from annotations in LVIS's format, written if they are not there."""
+    from .lvis import load_lvis_json
+
+    _generate_split(split, folder)
+    path = folder.with_name(f"{folder.name}_lvis.json")
+    if not path.exists():
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        write_lvis(_read(folder), unfinished, IMAGES_FOLDER)
+        unfinished.replace(path)
+    return load_lvis_json(path, str(folder), name)
+
+
+def _semantic_folder(folder: Path) -> Path:
+    """Where the semantic maps of a data set lie: beside it, as it is written as a whole."""
+    return folder.with_name(f"{folder.name}_semantic")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / ANNOTATIONS_FILE).read_text(encoding="utf-8"))
+
+
+def _generate_split(name: str, folder: Path) -> None:
+    """Generates a registered data set if it is not there."""
     annotations_file = folder / ANNOTATIONS_FILE
     if not annotations_file.exists():
         num_images, seed = SPLITS[name]
@@ -166,7 +240,6 @@ def _load_split(name: str, folder: Path) -> list[dict[str, Any]]:
                     f"cannot write the data set '{name}' to '{folder}' ({error}); set the "
                     "environment variable DETECTRON2_DATASETS to a folder that can be written"
                 ) from error
-    return load_coco_json(str(annotations_file), str(folder / IMAGES_FOLDER), name)
 
 
 def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:

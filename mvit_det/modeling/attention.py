@@ -9,15 +9,20 @@ from .decomposed_attention import decomposed_attention
 from .layers import NormLayer
 from .padding import Sizes, fill_padding, key_masks, pad_to, pooled_sizes
 from .plan import BlockPlan
-from .position import RelativePositions, position_terms
-from .window import Grid, window_partition, window_unpartition
+from .position import (
+    RelativePositions,
+    joint_relative_positions,
+    joint_terms,
+    position_terms,
+)
+from .window import Grid, effective_shift, shift_terms, window_partition, window_unpartition
 
 
 class MultiScaleAttention(nn.Module):
     """Multi-head attention over pooled queries, keys and values, in windows or global.
 
-    Attn(Q, K, V) = softmax(QKᵀ / √d + E) V + Q: decomposed relative positions E, and residual
-    pooling, the last term (MViTv2, equations 2 to 4).
+    Attn(Q, K, V) = softmax(QKᵀ / √d + E) V + Q: relative positions E, decomposed or joint, and
+    residual pooling, the last term (MViTv2, equations 2 to 5).
 
     Tokens stay in the layout (N, H, W, heads · C) from the projection through pooling to the
     windows. The depthwise convolutions, whose kernels all heads share, so run on all heads at once
@@ -31,7 +36,7 @@ class MultiScaleAttention(nn.Module):
         pool_kernel: int,
         qkv_bias: bool,
         residual_pooling: bool,
-        use_rel_pos: bool,
+        relative: str | None,
         norm_layer: NormLayer,
     ) -> None:
         super().__init__()
@@ -39,16 +44,19 @@ class MultiScaleAttention(nn.Module):
         self.query_stride = plan.query_stride
         self.key_stride = plan.key_stride
         self.window_size = plan.window_size
+        self.shift = plan.shift
         self.residual_pooling = residual_pooling
-        self.use_rel_pos = use_rel_pos
+        self.relative = relative
 
         head_dim = plan.attention_dim // plan.num_heads
         self.scale = head_dim**-0.5
         self.qkv = nn.Linear(plan.dim, 3 * plan.attention_dim, bias=qkv_bias)
         self.proj = nn.Linear(plan.attention_dim, plan.attention_dim)
 
-        def pool(stride: int) -> nn.Conv2d:
-            return nn.Conv2d(
+        def pool(stride: int, pools: bool) -> tuple[nn.Module, nn.Module]:
+            if not pools:
+                return nn.Identity(), nn.Identity()
+            conv = nn.Conv2d(
                 head_dim,
                 head_dim,
                 pool_kernel,
@@ -57,16 +65,19 @@ class MultiScaleAttention(nn.Module):
                 groups=head_dim,
                 bias=False,
             )
+            return conv, norm_layer(head_dim)
 
-        self.pool_q, self.norm_q = pool(plan.query_stride), norm_layer(head_dim)
-        self.pool_k, self.norm_k = pool(plan.key_stride), norm_layer(head_dim)
-        self.pool_v, self.norm_v = pool(plan.key_stride), norm_layer(head_dim)
+        self.pool_q, self.norm_q = pool(plan.query_stride, plan.pools_query)
+        self.pool_k, self.norm_k = pool(plan.key_stride, plan.pools_key)
+        self.pool_v, self.norm_v = pool(plan.key_stride, plan.pools_key)
 
-        if use_rel_pos:
-            # In pre-training the finer of the two pooled grids decides how many distances exist.
-            size = plan.table_size // min(plan.query_stride, plan.key_stride)
-            self.rel_pos_h = nn.Parameter(torch.zeros(2 * size - 1, head_dim))
-            self.rel_pos_w = nn.Parameter(torch.zeros(2 * size - 1, head_dim))
+        # In pre-training the finer of the two pooled grids decides how many distances exist.
+        distances = 2 * (plan.table_size // min(plan.query_stride, plan.key_stride)) - 1
+        if relative == "joint":
+            self.rel_pos_joint = nn.Parameter(torch.zeros(distances, distances, head_dim))
+        elif relative == "decomposed":
+            self.rel_pos_h = nn.Parameter(torch.zeros(distances, head_dim))
+            self.rel_pos_w = nn.Parameter(torch.zeros(distances, head_dim))
             self.positions_h, self.positions_w = RelativePositions(), RelativePositions()
 
     def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
@@ -87,25 +98,36 @@ class MultiScaleAttention(nn.Module):
             query_window, key_window = (side, side), (key_side, key_side)
         else:
             query_window, key_window = query_grid, key_grid
+        shift = effective_shift(query_grid, query_window, self.shift)
+        query_shift = (shift[0] // self.query_stride, shift[1] // self.query_stride)
+        key_shift = (shift[0] // self.key_stride, shift[1] // self.key_stride)
         # (N * windows, heads, tokens of a window, C)
-        queries = window_partition(query, query_window)
-        keys = window_partition(key, key_window)
-        values = window_partition(value, key_window)
+        queries = window_partition(query, query_window, query_shift)
+        keys = window_partition(key, key_window, key_shift)
+        values = window_partition(value, key_window, key_shift)
 
-        height, width = self._positions(queries, query_window, key_window, sizes)
+        height, width, joint = self._positions(queries, query_window, key_window, sizes)
         if sizes is not None:
             key_sizes = pooled_sizes(sizes, self.key_stride)
             row_mask, column_mask = key_masks(key_sizes, key_grid, key_window, like=height)
             height, width = height + row_mask, width + column_mask
-        out = decomposed_attention(queries, keys, values, height, width, self.scale)
-        out = window_unpartition(out, query_window, query_grid)
+        if any(shift):
+            windows, shifts = (query_window, key_window), (query_shift, key_shift)
+            terms = shift_terms(query_grid, windows, shifts, like=height)
+            pictures = (len(x), -1)
+            height, width = (
+                (position.unflatten(0, pictures) + term).flatten(0, 1)
+                for position, term in zip((height, width), terms, strict=True)
+            )
+        out = decomposed_attention(queries, keys, values, height, width, self.scale, joint)
+        out = window_unpartition(out, query_window, query_grid, query_shift)
         if self.residual_pooling:
             out += query
         return self.proj(out.flatten(3))
 
     def train(self, mode: bool = True) -> Self:
         """Switches between training and inference, and forgets position tables of before."""
-        if self.use_rel_pos:
+        if self.relative == "decomposed":
             self.positions_h.forget()
             self.positions_w.forget()
         return super().train(mode)
@@ -126,34 +148,39 @@ class MultiScaleAttention(nn.Module):
             self._pool(value, self.pool_v, self.norm_v),
         )
 
-    def _pool(self, x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-        weight = conv.weight.repeat(self.num_heads, 1, 1, 1)
-        x = F.conv2d(
-            x.permute(0, 3, 1, 2), weight, None, conv.stride, conv.padding, groups=len(weight)
-        )
-        return norm(x.permute(0, 2, 3, 1).unflatten(-1, (self.num_heads, -1)))
+    def _pool(self, x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
+        if isinstance(conv, nn.Conv2d):
+            weight = conv.weight.repeat(self.num_heads, 1, 1, 1)
+            x = F.conv2d(
+                x.permute(0, 3, 1, 2), weight, None, conv.stride, conv.padding, groups=len(weight)
+            ).permute(0, 2, 3, 1)
+        return norm(x.unflatten(-1, (self.num_heads, -1)))
 
     def _positions(
         self, queries: Tensor, query_window: Grid, key_window: Grid, sizes: Sizes | None
-    ) -> tuple[Tensor, Tensor]:
-        """The position terms of a window's rows and columns, zeros without relative positions."""
-        if not self.use_rel_pos:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The position terms of a window's rows and columns, zeros where there are none, and those
+        of joint positions."""
+        grid = queries.unflatten(2, query_window)
+        if self.relative != "decomposed":
             height, width = (queries.new_zeros(*queries.shape[:3], side) for side in key_window)
-            return height, width
-        queries = queries.unflatten(2, query_window)
+            if self.relative is None:
+                return height, width, None
+            table = joint_relative_positions(self.rel_pos_joint, query_window, key_window)
+            return height, width, joint_terms(grid, table, key_window)
         if sizes is None or self.window_size:
-            return position_terms(queries, *self._tables(query_window, key_window))
+            return *position_terms(grid, *self._tables(query_window, key_window)), None
         # Global attention interpolates its tables to the size of each picture, not of the batch.
         query_sizes = pooled_sizes(sizes, self.query_stride)
         key_sizes = pooled_sizes(sizes, self.key_stride)
         terms = []
-        for query, query_size, key_size in zip(queries, query_sizes, key_sizes, strict=True):
+        for query, query_size, key_size in zip(grid, query_sizes, key_sizes, strict=True):
             rows, columns = self._tables(query_size, key_size)
             rows = pad_to(rows, (query_window[0], key_window[0]))
             columns = pad_to(columns, (query_window[1], key_window[1]))
             terms.append(position_terms(query[None], rows, columns))
         heights, widths = zip(*terms, strict=True)
-        return torch.cat(heights), torch.cat(widths)
+        return torch.cat(heights), torch.cat(widths), None
 
     def _tables(self, query_size: Grid, key_size: Grid) -> tuple[Tensor, Tensor]:
         """R^h and R^w for windows of these sizes."""

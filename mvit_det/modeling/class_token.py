@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import MultiScaleAttention
+from .decomposed_attention import whole_term
 from .mvit import MultiScaleBlock
 
 
@@ -59,8 +60,10 @@ def attention_with_class_token(
     key, key_grid = _pool(attention, key, grid, attention.pool_k, attention.norm_k)
     value, _ = _pool(attention, value, grid, attention.pool_v, attention.norm_v)
 
-    height, width = attention._positions(query[:, :, 1:], query_grid, key_grid, None)
-    position = (height[..., :, None] + width[..., None, :]).flatten(-2)
+    height, width, joint = attention._positions(query[:, :, 1:], query_grid, key_grid, None)
+    position = whole_term(height, width)
+    if joint is not None:
+        position = position + joint
     position = F.pad(position, (1, 0, 1, 0))
     out = F.scaled_dot_product_attention(query, key, value, position, scale=attention.scale)
     if attention.residual_pooling:
@@ -72,7 +75,7 @@ def _pool(
     attention: MultiScaleAttention,
     tokens: Tensor,
     grid: tuple[int, int],
-    conv: nn.Conv2d,
+    conv: nn.Module,
     norm: nn.Module,
 ) -> tuple[Tensor, tuple[int, int]]:
     """Pools all but the class token, (N, 1 + H · W, heads · C) to (N, heads, 1 + H' · W', C)."""

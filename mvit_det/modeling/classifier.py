@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .class_token import block_with_class_token
 from .mvit import MViTv2
-from .plan import BlockPlan
+from .plan import BlockPlan, first_scale
 from .position import resize_absolute_positions
 
 
@@ -36,7 +36,7 @@ class MViTv2Classifier(nn.Module):
             class_token: reads the logits off a class token, as the models of ImageNet-21K do, and
                 not off the mean of all tokens, as those of ImageNet-1K do.
             arguments: any other of `MViTv2`, but those that a classifier decides on:
-                `window_size`, `mask_padding`, `pretrain_class_token` and `out_features`.
+                `attention`, `mask_padding`, `pretrain_class_token` and `out_features`.
 
         Raises:
             ValueError: an argument is out of range or does not fit the others; names it.
@@ -44,11 +44,12 @@ class MViTv2Classifier(nn.Module):
         super().__init__()
         if not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f"num_classes must be a positive whole number, not {num_classes!r}")
+        last_scale = first_scale(arguments.get("patch_stride", 4)) + len(depths) - 1
         decided: dict[str, Any] = {
-            "window_size": None,
+            "attention": "global",
             "mask_padding": False,
             "pretrain_class_token": class_token,
-            "out_features": (f"scale{len(depths) + 1}",),
+            "out_features": (f"scale{last_scale}",),
         }
         for name in decided:
             if name in arguments:

@@ -27,7 +27,13 @@ LEAST_QUERIES = 1024
 
 
 def decomposed_attention(
-    query: Tensor, key: Tensor, value: Tensor, height: Tensor, width: Tensor, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    height: Tensor,
+    width: Tensor,
+    scale: float,
+    joint: Tensor | None = None,
 ) -> Tensor:
     """Attention with decomposed position terms, on the fastest way there is for the device.
 
@@ -38,15 +44,25 @@ def decomposed_attention(
         height: what the row of a key adds to its logit, (B, heads, queries, key rows).
         width: what the column of a key adds to its logit, (B, heads, queries, key columns).
         scale: factor of the product of query and key.
+        joint: terms that do not decompose, (B, heads, queries, keys). With them there is no fast
+            way: all logits have to be written.
 
     Returns:
         (B, heads, queries, C).
     """
+    if joint is not None:
+        bias = joint + whole_term(height, width)
+        return F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), scale=scale)
     query, key, value, height, width = in_autocast_dtype(query, key, value, height, width)
     if query.device.type == "cpu" and own_operators_run():
         merged = (x.flatten(0, 1) for x in (query, key, value, height, width))
         return blocked_attention(*merged, scale).view_as(query)
     return augmented_attention(query, key, value, height, width, scale)
+
+
+def whole_term(height: Tensor, width: Tensor) -> Tensor:
+    """E: what the position of each key adds to its logit, (B, heads, queries, keys)."""
+    return (height[..., :, None] + width[..., None, :]).flatten(-2)
 
 
 def augmented_attention(
@@ -79,7 +95,7 @@ def _attention_weights(
     query: Tensor, key: Tensor, height: Tensor, width: Tensor, scale: float
 ) -> Tensor:
     """softmax(scale·QKᵀ + E) of one block, (B, queries, keys)."""
-    logits = (height[..., :, None] + width[..., None, :]).flatten(-2)
+    logits = whole_term(height, width)
     logits.baddbmm_(query, key.transpose(1, 2), alpha=scale)
     return torch.softmax(logits, dim=-1, out=logits)
 

@@ -12,8 +12,17 @@ from torchvision.ops import StochasticDepth
 from .attention import MultiScaleAttention
 from .layers import Mlp, NormLayer, PatchEmbed, SkipPool
 from .padding import Sizes, fill_padding, pad_to, picture_sizes, pooled_sizes
-from .plan import BlockPlan, plan_blocks
+from .plan import BlockPlan, first_scale, plan_blocks
 from .position import resize_absolute_positions
+
+# Whether tokens get absolute positions, and which relative ones the logits of attention do.
+POSITIONS: dict[str, tuple[bool, str | None]] = {
+    "none": (False, None),
+    "absolute": (True, None),
+    "decomposed": (False, "decomposed"),
+    "joint": (False, "joint"),
+    "absolute+decomposed": (True, "decomposed"),
+}
 
 
 class MultiScaleBlock(nn.Module):
@@ -80,15 +89,17 @@ class MViTv2(nn.Module):
         patch_padding: int = 3,
         pool_kernel: int = 3,
         key_stride: int = 4,
-        window_size: int | None = 56,
+        attention: str = "hwin",
+        window_size: int = 56,
         expand_attn: bool = True,
+        full_query_pooling: bool = True,
+        full_key_pooling: bool = True,
         residual_pooling: bool = True,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         drop_path_rate: float = 0.0,
         norm_layer: NormLayer = partial(nn.LayerNorm, eps=1e-6),
-        use_abs_pos: bool = False,
-        use_rel_pos: bool = True,
+        position: str = "decomposed",
         rel_pos_std: float = 0.0,
         use_checkpoint: bool | Sequence[str] = False,
         mask_padding: bool = False,
@@ -105,19 +116,29 @@ class MViTv2(nn.Module):
             in_chans: channels of the images.
             patch_kernel, patch_stride, patch_padding: convolution that makes tokens of pixels.
             pool_kernel: odd size of the depthwise convolutions that pool query, key and value.
-            key_stride: stride of key and value pooling in the first stage; it halves per stage.
-            window_size: side in tokens of the first stage's windows; it halves per stage. None is
-                the plan of pre-training, with global attention in every block.
+            key_stride: stride of key and value pooling in the first stage; it halves per stage. 1
+                is 1 throughout.
+            attention: "hwin" attends within windows, but globally in the last block of each stage
+                but the first (of a single stage: in four blocks, evenly spread); "window" in no
+                block globally; "shifted_window" neither, and moves the windows by half their side
+                in every second block; "global" has no windows, as in pre-training.
+            window_size: side in tokens of the first stage's windows; it halves per stage.
             expand_attn: whether a stage widens in the attention of its first block, as in all
                 published weights but MViTv2-L's of ImageNet-1K, which widen in the MLP of the last
                 block before. Outputs but the last then have twice the channels.
+            full_query_pooling: pools queries also where the stride is 1 (MViTv2, table 7), and not
+                only where a stage begins, as MViTv1 does.
+            full_key_pooling: pools keys and values also where the stride is 1. Without, and with
+                `key_stride=1`, they are not pooled at all, as in ViT.
             residual_pooling: adds the pooled query to the output of attention.
             mlp_ratio: hidden width of the MLPs over their outer width.
             qkv_bias: whether query, key and value have a bias.
             drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
             norm_layer: makes a norm of the last axis from its width.
-            use_abs_pos: adds absolute position embeddings to the tokens.
-            use_rel_pos: adds decomposed relative positions to the logits of attention.
+            position: "absolute" adds position embeddings to the tokens; "decomposed" (MViTv2,
+                equation 4) and "joint" (equation 3; a table over both axes, slow and large) add
+                relative positions to the logits of attention; "absolute+decomposed" does both and
+                "none" neither.
             rel_pos_std: standard deviation of the tables' initial values; 0 starts from zeros.
             use_checkpoint: True or names of stages, whose blocks are computed again in the backward
                 pass instead of keeping their activations: less memory for more time.
@@ -128,7 +149,8 @@ class MViTv2(nn.Module):
                 of positions, which are interpolated for other images.
             pretrain_class_token: whether absolute positions hold one for a class token; it is
                 stored and not used.
-            out_features: names of the stages to return, of "scale2", "scale3", …
+            out_features: names of the stages to return, of "scale2", "scale3", …: "scaleN" is the
+                one with a stride of 2^N pixels.
 
         Raises:
             ValueError: an argument is out of range or does not fit the others; names both.
@@ -138,16 +160,28 @@ class MViTv2(nn.Module):
             raise ValueError(f"pool_kernel must be odd and positive, not {pool_kernel}")
         if in_chans < 1:
             raise ValueError(f"in_chans must be positive, not {in_chans}")
+        if position not in POSITIONS:
+            raise ValueError(f"position must be one of {', '.join(POSITIONS)}, not {position!r}")
+        has_absolute, relative = POSITIONS[position]
+        if mask_padding and (attention == "shifted_window" or relative == "joint"):
+            raise ValueError(
+                "mask_padding goes with neither shifted windows nor joint positions, but attention "
+                f"is {attention!r} and position is {position!r}"
+            )
         table_size = pretrain_img_size // patch_stride
         blocks = plan_blocks(
             depths=depths,
             embed_dim=embed_dim,
             num_heads=num_heads,
             key_stride=key_stride,
+            attention=attention,
             window_size=window_size,
             table_size=table_size,
             drop_path_rate=drop_path_rate,
+            first_scale=first_scale(patch_stride),
             expand_attn=expand_attn,
+            full_query_pooling=full_query_pooling,
+            full_key_pooling=full_key_pooling,
         )
         if pretrain_img_size % (patch_stride * 2 ** (len(depths) - 1)):
             raise ValueError(
@@ -182,7 +216,7 @@ class MViTv2(nn.Module):
         self.patch_embed = PatchEmbed(
             in_chans, embed_dim, patch_kernel, patch_stride, patch_padding
         )
-        if use_abs_pos:
+        if has_absolute:
             positions = table_size**2 + int(pretrain_class_token)
             self.pos_embed = nn.Parameter(torch.zeros(1, positions, embed_dim))
         else:
@@ -198,7 +232,7 @@ class MViTv2(nn.Module):
                 pool_kernel=pool_kernel,
                 qkv_bias=qkv_bias,
                 residual_pooling=residual_pooling,
-                use_rel_pos=use_rel_pos,
+                relative=relative,
             )
             for block in self.plan
         )

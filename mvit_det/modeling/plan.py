@@ -2,7 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
+
+# Which blocks attend within windows: all but some (Hwin), all, all with windows that move from
+# block to block (Swin), none.
+ATTENTIONS = ("hwin", "window", "shifted_window", "global")
+# Global blocks of Hwin where there is but one stage (ViTDet, section 3).
+GLOBAL_BLOCKS = 4
 
 
 @dataclass(frozen=True)
@@ -10,14 +16,17 @@ class BlockPlan:
     """Geometry of one block. Sizes are in tokens along one axis.
 
     Attributes:
-        scale: name of the stage, "scale2" for the first.
+        scale: name of the stage, "scaleN" for a stride of 2^N pixels.
         dim: channels that come in.
         attention_dim: channels of attention, and so of what the MLP gets.
         dim_out: channels that go out.
         num_heads: attention heads.
         query_stride: stride of query pooling, 2 where a stage begins.
         key_stride: stride of key and value pooling.
+        pools_query: whether there is a pooling of queries.
+        pools_key: whether there is a pooling of keys and values.
         window_size: side of the attention window on the grid that comes in; 0 is global.
+        shift: how far the windows are moved down and to the right, less than a window.
         table_size: side of that grid in pre-training, which sizes relative position tables.
         drop_path: probability of dropping the residual branches.
         is_last: whether the block is the last of its stage.
@@ -30,7 +39,10 @@ class BlockPlan:
     num_heads: int
     query_stride: int
     key_stride: int
+    pools_query: bool
+    pools_key: bool
     window_size: int
+    shift: int
     table_size: int
     drop_path: float
     is_last: bool
@@ -52,31 +64,40 @@ def plan_blocks(
     embed_dim: int,
     num_heads: int,
     key_stride: int,
-    window_size: int | None,
+    attention: str = "hwin",
+    window_size: int,
     table_size: int,
     drop_path_rate: float,
+    first_scale: int = 2,
     expand_attn: bool = True,
+    full_query_pooling: bool = True,
+    full_key_pooling: bool = True,
 ) -> list[BlockPlan]:
-    """Plans the blocks of an MViTv2 (paper, sections 4.1 to 4.3 and table 1).
+    """Plans the blocks of an MViTv2 (paper, sections 4.1 to 4.3 and table 1), or of its variants.
 
     At each new stage, width and heads double and the first block pools the query with stride 2;
     key stride and window halve along with the grid. The first block of a stage still sees the grid
-    of the stage before, and so uses its window. The last block of each stage but the first is
-    global (Hwin); in the second and third stage it pools keys twice as much, to afford that.
+    of the stage before, and so uses its window.
 
-    On the small images of pre-training attention is affordable as it is: there are no windows, and
-    no key is pooled more than its stage asks for.
+    With "hwin", `global_blocks` are global, and pool keys twice as much in the second and third
+    stage, to afford that. With "shifted_window", every second block of a stage moves its windows by
+    half their side (Swin, section 3.2). With "global", the plan of pre-training, no block has
+    windows. No variant changes a parameter.
 
     Args:
         depths: blocks of each stage.
         embed_dim: channels of the first stage.
         num_heads: attention heads of the first stage.
-        key_stride: stride of key and value pooling in the first stage.
-        window_size: side of the window in the first stage; None plans the blocks of pre-training.
+        key_stride: stride of key and value pooling in the first stage; 1 is 1 throughout.
+        attention: one of `ATTENTIONS`.
+        window_size: side of the window in the first stage; of no account with "global".
         table_size: side of the grid of tokens in pre-training.
         drop_path_rate: of the last block; it grows linearly from 0 at the first.
+        first_scale: number in the name of the first stage.
         expand_attn: whether a stage widens in the attention of its first block, and not in the MLP
             of the last block before it.
+        full_query_pooling: whether queries pass a pooling also where its stride is 1.
+        full_key_pooling: the same for keys and values.
 
     Raises:
         ValueError: an argument is out of range or does not fit the others; names the values.
@@ -84,12 +105,17 @@ def plan_blocks(
     depths = tuple(depths)
     if not depths or any(not isinstance(depth, int) or depth < 1 for depth in depths):
         raise ValueError(f"depths must be one positive whole number a stage, not {depths}")
-    numbers = {"embed_dim": embed_dim, "num_heads": num_heads, "key_stride": key_stride}
-    if window_size is not None:
-        numbers["window_size"] = window_size
+    numbers = {
+        "embed_dim": embed_dim,
+        "num_heads": num_heads,
+        "key_stride": key_stride,
+        "window_size": window_size,
+    }
     for name, number in numbers.items():
         if not isinstance(number, int) or number < 1:
             raise ValueError(f"{name} must be a positive whole number, not {number!r}")
+    if attention not in ATTENTIONS:
+        raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}, not {attention!r}")
     if embed_dim % num_heads:
         raise ValueError(f"embed_dim {embed_dim} cannot be divided among num_heads {num_heads}")
     if not 0.0 <= drop_path_rate < 1.0:
@@ -99,6 +125,7 @@ def plan_blocks(
     depth_total = sum(depths)
     dim = embed_dim
     last_stage = len(depths) - 1
+    global_indexes = global_blocks(depths) if attention == "hwin" else ()
     for stage, depth in enumerate(depths):
         stage_dim = embed_dim * 2**stage
         stage_key_stride = max(key_stride // 2**stage, 1)
@@ -107,30 +134,66 @@ def plan_blocks(
             is_last = index == depth - 1
             # Halvings of the grid before this block.
             halvings = stage - 1 if begins else stage
-            is_global = is_last and stage > 0
-            pools_more = window_size is not None and is_last and stage in (1, 2)
+            is_global = len(blocks) in global_indexes
+            pools_more = is_global and stage in (1, 2) and key_stride > 1
             widens = is_last and stage < last_stage and not expand_attn
+            query_stride = 2 if begins else 1
+            block_key_stride = 2 * stage_key_stride if pools_more else stage_key_stride
+            has_windows = attention != "global" and not is_global
+            window = window_size // 2**halvings if has_windows else 0
+            shift = 0
+            if attention == "shifted_window" and index % 2:
+                shift = _half_window(window, max(query_stride, block_key_stride))
             blocks.append(
                 BlockPlan(
-                    scale=f"scale{stage + 2}",
+                    scale=f"scale{first_scale + stage}",
                     dim=dim,
                     attention_dim=stage_dim,
                     dim_out=2 * stage_dim if widens else stage_dim,
                     num_heads=num_heads * 2**stage,
-                    query_stride=2 if begins else 1,
-                    key_stride=2 * stage_key_stride if pools_more else stage_key_stride,
-                    window_size=(
-                        0 if window_size is None or is_global else window_size // 2**halvings
-                    ),
+                    query_stride=query_stride,
+                    key_stride=block_key_stride,
+                    pools_query=full_query_pooling or query_stride > 1,
+                    pools_key=full_key_pooling or block_key_stride > 1,
+                    window_size=window,
+                    shift=shift,
                     table_size=table_size // 2**halvings,
                     drop_path=drop_path_rate * len(blocks) / max(depth_total - 1, 1),
                     is_last=is_last,
                 )
             )
             dim = blocks[-1].dim_out
-    if window_size is not None:
-        _check_windows(blocks, window_size)
+    _check_windows(blocks, window_size)
     return blocks
+
+
+def first_scale(patch_stride: int) -> int:
+    """Number in the name of the first stage: patches of 4 pixels make "scale2", of 16 "scale4"."""
+    return patch_stride.bit_length() - 1
+
+
+def global_blocks(depths: Sequence[int]) -> tuple[int, ...]:
+    """Indexes of the blocks that are global with Hwin, counted over all stages.
+
+    The last of each stage but the first, whose outputs so have seen the whole image (MViTv2,
+    section 4.2). A single stage has four of them, evenly spread, the last of all among them
+    (ViTDet, section 3).
+    """
+    if len(depths) > 1:
+        return tuple(end - 1 for end in accumulate(depths))[1:]
+    quarters = range(1, GLOBAL_BLOCKS + 1)
+    return tuple(sorted({max(depths[0] * part // GLOBAL_BLOCKS, 1) - 1 for part in quarters}))
+
+
+def _half_window(window: int, step: int) -> int:
+    """How far windows are shifted: half their side, rounded down to whole steps of pooling."""
+    shift = window // 2 // step * step
+    if not shift:
+        raise ValueError(
+            f"windows of {window} tokens are too small to be shifted in steps of {step}, the "
+            "stride of their pooling; choose a larger window_size or another attention"
+        )
+    return shift
 
 
 def _check_windows(blocks: Sequence[BlockPlan], window_size: int) -> None:

@@ -144,6 +144,50 @@ def position_terms(query: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor
     return height.flatten(2, 3), width.flatten(2, 3)
 
 
+def joint_relative_positions(
+    table: Tensor, query_window: tuple[int, int], key_window: tuple[int, int]
+) -> Tensor:
+    """Joint relative positions: a row for each pair of distances (MViTv2, equation 3).
+
+    The table is interpolated bilinearly when it was made for another size.
+
+    Args:
+        table: (vertical distances, horizontal distances, C).
+        query_window: rows and columns of queries.
+        key_window: rows and columns of keys.
+
+    Returns:
+        (query rows, key rows, horizontal distances, C): the vertical distance of each pair is
+        looked up, the horizontal one is left to `joint_terms`, as the whole would be queries ×
+        keys × C.
+    """
+    distances = [2 * max(sizes) - 1 for sizes in zip(query_window, key_window, strict=True)]
+    if list(table.shape[:2]) != distances:
+        grid = table.permute(2, 0, 1)[None]
+        grid = F.interpolate(grid, size=distances, mode="bilinear", align_corners=False)
+        table = grid[0].permute(1, 2, 0)
+    return table[relative_coordinates(query_window[0], key_window[0], table.device)]
+
+
+def joint_terms(query: Tensor, table: Tensor, key_window: tuple[int, int]) -> Tensor:
+    """What joint relative positions add to the logits: Q_i · R_ij (MViTv2, equation 3).
+
+    Args:
+        query: queries on their grid, (B, heads, query rows, query columns, C), not scaled.
+        table: as `joint_relative_positions` returns it.
+        key_window: rows and columns of keys.
+
+    Returns:
+        (B, heads, queries, keys).
+    """
+    query, table = in_autocast_dtype(query, table)
+    # (B, heads, query rows, query columns, key rows, horizontal distances)
+    products = torch.einsum("bnhwc,hkdc->bnhwkd", query, table)
+    columns = relative_coordinates(query.shape[3], key_window[1], query.device)
+    columns = columns[:, None].expand(*products.shape[:-1], -1)
+    return products.gather(-1, columns).flatten(4).flatten(2, 3)
+
+
 class _AxisTerms(torch.autograd.Function):
     """Products of queries with the positions of their row: one for each row, over all windows.
 

@@ -8,7 +8,7 @@ import torch
 from mvit_det.checkpoint import Checkpointer, fill_model, load_weights
 from mvit_det.checkpoint.accounting import Accounting, Outcome
 from mvit_det.checkpoint.formats import Weights
-from mvit_det.checkpoint.resizing import resize_relative_table
+from mvit_det.checkpoint.resizing import resize_joint_table, resize_relative_table
 from mvit_det.errors import CheckpointError
 
 
@@ -76,8 +76,12 @@ def test_missing_and_left_over_keys(purpose, backbone, refuses):
     extra = {**state, "blocks.2.gamma": torch.zeros(3)}
     message = "'blocks.2.gamma' of the file has no place in the model"
     refuses(backbone(), extra, message, purpose=purpose)
-    refuses(backbone(use_rel_pos=False), state, "rel_pos_h' of the file has no place")
-    refuses(backbone(use_abs_pos=True), state, "'pos_embed' of the model is not in the file")
+    refuses(backbone(position="none"), state, "rel_pos_h' of the file has no place")
+    refuses(
+        backbone(position="absolute+decomposed"),
+        state,
+        "'pos_embed' of the model is not in the file",
+    )
 
 
 def test_other_shapes_name_both(backbone, refuses):
@@ -209,6 +213,44 @@ def test_tables_of_other_sizes_are_resized(backbone, imagenet_state, tmp_path):
     )
 
 
+def test_joint_tables_of_other_sizes_are_resized(backbone, tmp_path):
+    source = backbone(seed=1, position="joint", pretrain_img_size=128)
+    torch.save(source.state_dict(), tmp_path / "x.pth")
+    target = backbone(seed=2, position="joint")
+    accounting = load_weights(target, tmp_path / "x.pth")
+    reasons = [e.reason for e in accounting.entries if e.outcome is Outcome.RESIZED]
+    assert reasons == ["relative positions, bilinear"] * 6
+    table = source.blocks[0].attn.rel_pos_joint
+    resized = resize_joint_table(table, 31, 31)
+    assert torch.equal(target.blocks[0].attn.rel_pos_joint, resized)
+
+
+def test_variants_load_what_they_have_parameters_for(backbone, refuses, tmp_path):
+    """Weights know nothing of windows; other poolings and positions are other parameters."""
+    state = backbone(seed=1).state_dict()
+    torch.save(state, tmp_path / "x.pth")
+    for attention in ("window", "shifted_window", "global"):
+        load_weights(backbone(attention=attention), tmp_path / "x.pth")
+    refuses(backbone(position="joint"), state, "rel_pos_h' of the file has no place")
+    refuses(backbone(full_query_pooling=False), state, "pool_q.weight' of the file has no place")
+
+
+def test_weights_of_a_vit(backbone, tmp_path):
+    """Without pooling, parameters are those of ViT."""
+    vit = dict(
+        depths=(2,), patch_kernel=16, patch_stride=16, patch_padding=0, position="absolute",
+        key_stride=1, full_query_pooling=False, full_key_pooling=False, residual_pooling=False,
+        out_features=["scale4"],
+    )  # fmt: skip
+    source, target = backbone(seed=1, **vit), backbone(seed=2, **vit)
+    names = {name for name in source.state_dict() if not name.startswith("scale4_norm")}
+    state = {name: source.state_dict()[name] for name in names}
+    torch.save({**state, "cls_token": torch.zeros(1, 1, 32)}, tmp_path / "x.pth")
+    accounting = load_weights(target, tmp_path / "x.pth", purpose="train")
+    assert set(accounting.keys(Outcome.LOADED)) == names
+    assert accounting.keys(Outcome.DROPPED) == ["cls_token"]
+
+
 def test_a_detector_is_evaluated_as_it_was_trained(detector, refuses, tmp_path):
     state = detector(pretrain_img_size=64).state_dict()
     refuses(
@@ -219,9 +261,11 @@ def test_a_detector_is_evaluated_as_it_was_trained(detector, refuses, tmp_path):
 
 
 def test_absolute_positions_and_channels(backbone, tmp_path):
-    source = backbone(seed=1, use_abs_pos=True, pretrain_img_size=128)
+    source = backbone(seed=1, position="absolute+decomposed", pretrain_img_size=128)
     torch.save(source.state_dict(), tmp_path / "x.pth")
-    target = backbone(seed=2, use_abs_pos=True, in_chans=4, pretrain_class_token=False)
+    target = backbone(
+        seed=2, position="absolute+decomposed", in_chans=4, pretrain_class_token=False
+    )
     accounting = load_weights(target, tmp_path / "x.pth")
     reasons = [e.reason for e in accounting.entries if e.outcome is Outcome.RESIZED]
     assert reasons.count("absolute positions, bicubic") == 1

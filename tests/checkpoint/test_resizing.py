@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mvit_det import MViTv2
 from mvit_det.checkpoint.resizing import (
     resize_absolute_table,
+    resize_joint_table,
     resize_patch_embedding,
     resize_relative_table,
     splits_into_grid,
@@ -81,6 +82,21 @@ def test_more_channels_repeat_in_turn():
     resized = resize_patch_embedding(weight, 5)
     for channel, source in enumerate((0, 1, 2, 0, 1)):
         torch.testing.assert_close(resized[:, channel], weight[:, source] * (3 / 5))
+
+
+@torch.no_grad()
+def test_the_model_resizes_joint_tables_in_the_same_way():
+    arguments = dict(
+        depths=(1,), embed_dim=16, window_size=16, out_features=("scale2",), position="joint"
+    )
+    old = MViTv2(**arguments, pretrain_img_size=128, rel_pos_std=0.5).eval()
+    new = MViTv2(**arguments, pretrain_img_size=64).eval()
+    name, state = "blocks.0.attn.rel_pos_joint", old.state_dict()
+    assert state[name].shape == (63, 63, 16)
+    state[name] = resize_joint_table(state[name], 31, 31)
+    new.load_state_dict(state)
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(new(images)["scale2"], old(images)["scale2"], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ def decode(segmentation, height, width):
 def scenes(count, height=128, width=128, max_shapes=5, crowd_fraction=0.2, seed=7):
     for index in range(count):
         rng = np.random.default_rng([seed, index])
-        yield draw_scene(rng, height, width, max_shapes, crowd_fraction)
+        yield draw_scene(rng, height, width, max_shapes, crowd_fraction)[:2]
 
 
 def pictures(folder):

@@ -29,7 +29,7 @@ from mvit_det.data.annotations import MOST_OBJECTS
 from mvit_det.data.registration import register_coco_json
 from mvit_det.engine import evaluate, evaluate_checkpoint, load_config, resolve_device, train
 from mvit_det.errors import ConfigError, ImageError, OutputError
-from tests.engine.trainings import children_of
+from tests.engine.trainings import children_of, read_until
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PICO = "shapes/mask_rcnn_mvitv2_pico.py"
@@ -312,9 +312,7 @@ def test_a_process_that_loads_pictures_is_killed(run, tmp_path):
         "train.checkpointer.period=100000",
         "dataloader.train.num_workers=2",
     )
-    for line in process.stdout:
-        if "iter: 5/" in line:
-            break
+    read_until("iter: 5/", process)
     killed, other = children_of(process)
     # Not while it logs: Python's logging would catch what PyTorch raises there, and show it before
     # the training ends.
@@ -335,9 +333,7 @@ def test_a_process_that_loads_pictures_is_killed(run, tmp_path):
 def test_a_signal_to_all_processes_stops_as_one_to_the_trainer(run, tmp_path):
     """As Slurm, systemd and Ctrl-C in a terminal send it."""
     process = run.start(tmp_path, "train.max_iter=100000", "dataloader.train.num_workers=2")
-    for line in process.stdout:
-        if "Saved" in line:
-            break
+    read_until("Saved", process)
     workers = children_of(process)
     assert len(workers) == 2
     os.killpg(process.pid, signal.SIGTERM)

@@ -5,6 +5,7 @@ import torch
 from detectron2.engine import HookBase
 from torch import nn
 
+from mvit_det.engine.nonfinite import NonFiniteSteps
 from mvit_det.engine.trainer import Trainer
 from mvit_det.errors import CheckpointError
 
@@ -170,3 +171,28 @@ class Steps(HookBase):
 
     def after_step(self):
         self.steps.append(self.trainer.iter)
+
+
+def test_loss_scaling_changes_no_gradient_of_accumulated_parts():
+    """Gradients are unscaled before they are clipped, and once for all parts."""
+    trainer, _ = make_trainer(clip_gradient_norm=0.1, amp_dtype="fp16", accumulate=2)
+    trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    train(trainer, 2)
+    plain, _ = make_trainer(clip_gradient_norm=0.1, accumulate=2)
+    train(plain, 2)
+    for actual, expected in zip(trainer.model.parameters(), plain.model.parameters()):
+        torch.testing.assert_close(actual, expected, atol=1e-3, rtol=1e-2)
+    assert set(trainer.model.dtypes) == {torch.float16}
+
+
+def test_overflows_of_loss_scaling_lower_the_scale_and_are_no_mistake(caplog):
+    trainer, _ = make_trainer(amp_dtype="fp16", nonfinite=NonFiniteSteps(limit=3))
+    trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**17)
+    before = trainer.model.layer.weight.clone()
+    scales = []
+    trainer.after_step = lambda: scales.append(trainer.grad_scaler.get_scale())
+    train(trainer, 5)
+    assert scales[0] == 2.0**16
+    assert scales[-1] < 2.0**17
+    assert not torch.equal(trainer.model.layer.weight, before)
+    assert "left this step out" not in caplog.text

@@ -73,9 +73,20 @@ class Run:
         return process.returncode, printed + rest
 
 
-def children_of(process):
-    """Processes that a training has started, the oldest first."""
-    return sorted(psutil.Process(process.pid).children(), key=lambda child: child.create_time())
+def read_until(moment, process):
+    """What a process prints up to a line with `moment`."""
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if moment in line:
+            return printed
+    raise AssertionError(f"'{moment}' never came up:\n{printed}")
+
+
+def children_of(process, word=""):
+    """Processes that a process has started, perhaps those with a word in their command lines."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if word in " ".join(child.cmdline())]
 
 
 def load(output, name="model_final"):

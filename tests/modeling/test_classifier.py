@@ -118,7 +118,7 @@ def test_absolute_positions_equal_timm(class_token, tmp_path):
         "mvitv2_tiny", 64, 10, use_abs_pos=True, use_cls_token=class_token, **config
     )
     torch.save(randomize(reference).state_dict(), tmp_path / "timm.pth")
-    model = pico(class_token=class_token, use_abs_pos=True)
+    model = pico(class_token=class_token, position="absolute+decomposed")
     load_weights(model, tmp_path / "timm.pth")
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_files_of_facebookresearch(class_token, expand_attn, tmp_path):
 def test_a_backbone_gives_the_features_a_classifier_sees():
     """With the plan of pre-training, the mean of its last output is what the head gets."""
     classifier = pico()
-    backbone = mvit_det.mvitv2_t(**PICO, window_size=None, out_features=("scale5",)).eval()
+    backbone = mvit_det.mvitv2_t(**PICO, attention="global", out_features=("scale5",)).eval()
     state = {key: value for key, value in classifier.state_dict().items() if key[:4] != "head"}
     backbone.load_state_dict(
         {key.replace("norm.", "scale5_norm.") if key[:5] == "norm." else key: value
@@ -180,7 +180,7 @@ def test_a_backbone_gives_the_features_a_classifier_sees():
 
 @pytest.mark.parametrize("class_token", [False, True])
 def test_other_images_and_batches(class_token):
-    model = pico(class_token=class_token, use_abs_pos=True, in_chans=1)
+    model = pico(class_token=class_token, position="absolute+decomposed", in_chans=1)
     images = torch.randn(3, 1, 70, 97)
     with torch.no_grad():
         batch, singles = model(images), [model(image[None]) for image in images]
@@ -221,7 +221,10 @@ def test_sizes_build_backbones_without_classes():
         (dict(num_classes=0), "num_classes must be a positive whole number, not 0"),
         (dict(num_classes=2.5), "num_classes must be a positive whole number, not 2.5"),
         (dict(class_token=True), "class_token is for classifiers: give num_classes as well"),
-        (dict(num_classes=5, window_size=7), "window_size is for backbones: a classifier decides"),
+        (
+            dict(num_classes=5, attention="window"),
+            "attention is for backbones: a classifier decides",
+        ),
         (dict(num_classes=5, out_features=("scale5",)), "out_features is for backbones"),
         (dict(num_classes=5, depths=()), "depths must be one positive whole number a stage"),
         (dict(num_classes=5, num_heads=7), "embed_dim 16 cannot be divided among num_heads 7"),

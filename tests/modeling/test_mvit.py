@@ -32,7 +32,7 @@ UPSTREAM_NAMES = {
 }
 
 
-def make_upstream(depths, embed_dim, num_heads, **arguments):
+def make_upstream(depths, embed_dim, num_heads, position="decomposed", **arguments):
     """Detectron2's MViT with the same plan."""
     arguments = {UPSTREAM_NAMES.get(key, key): value for key, value in arguments.items()}
     return MViT(
@@ -40,6 +40,8 @@ def make_upstream(depths, embed_dim, num_heads, **arguments):
         num_heads=num_heads,
         depth=sum(depths),
         last_block_indexes=last_blocks(depths),
+        use_abs_pos="absolute" in position,
+        use_rel_pos="decomposed" in position,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         **arguments,
     )
@@ -79,9 +81,9 @@ def test_every_size_equals_detectron2(size):
 @pytest.mark.parametrize(
     "shape", [(1, 64, 64), (2, 96, 64), (1, 65, 131), (2, 224, 224), (1, 230, 333), (1, 480, 250)]
 )
-@pytest.mark.parametrize("use_abs_pos", [False, True])
-def test_features_and_gradients_equal_detectron2(shape, use_abs_pos):
-    model, upstream = make_pair(**PICO, use_abs_pos=use_abs_pos)
+@pytest.mark.parametrize("position", ["decomposed", "absolute+decomposed"])
+def test_features_and_gradients_equal_detectron2(shape, position):
+    model, upstream = make_pair(**PICO, position=position)
     images = torch.randn(shape[0], 3, *shape[1:])
     features, expected = model(images), upstream(images)
     weights = {name: torch.randn_like(expected[name]) for name in NAMES}
@@ -103,12 +105,13 @@ def test_features_and_gradients_equal_detectron2(shape, use_abs_pos):
     "arguments",
     [
         dict(residual_pooling=False),
-        dict(use_rel_pos=False),
+        dict(position="none"),
+        dict(position="absolute"),
         dict(qkv_bias=False),
         dict(key_stride=2, window_size=32),
         dict(in_chans=5),
         dict(mlp_ratio=2.0),
-        dict(use_abs_pos=True, pretrain_class_token=False),
+        dict(position="absolute+decomposed", pretrain_class_token=False),
     ],
     ids=str,
 )
@@ -181,7 +184,11 @@ def test_plan_of_pretraining_equals_timm(expand_attn, pixels):
     reference = MultiScaleVit(config, img_size=pixels, num_classes=0).eval()
     torch.manual_seed(0)
     model = MViTv2(
-        **PICO, window_size=None, expand_attn=expand_attn, rel_pos_std=0.2, pretrain_img_size=pixels
+        **PICO,
+        attention="global",
+        expand_attn=expand_attn,
+        rel_pos_std=0.2,
+        pretrain_img_size=pixels,
     ).eval()
     skip = "shortcut_proj_attn" if expand_attn else "shortcut_proj_mlp"
     state = to_timm(model.state_dict(), depths)

@@ -65,11 +65,11 @@ def test_key_masks_mark_what_lies_beyond_each_picture(grid, window):
     assert rows.isfinite().all()
 
 
-@pytest.mark.parametrize("use_abs_pos", [False, True])
+@pytest.mark.parametrize("position", ["decomposed", "absolute+decomposed"])
 @pytest.mark.parametrize("padded", [(97, 130), (128, 160), (200, 400)])
-def test_features_are_the_same_alone_and_in_any_batch(padded, use_abs_pos):
+def test_features_are_the_same_alone_and_in_any_batch(padded, position):
     torch.manual_seed(0)
-    model = MViTv2(**PICO, use_abs_pos=use_abs_pos).eval()
+    model = MViTv2(**PICO, position=position).eval()
     batch, pictures = make_batch(SIZES, *padded)
     with torch.no_grad():
         features = model(batch)

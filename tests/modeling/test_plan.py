@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from mvit_det.modeling.plan import plan_blocks
+from mvit_det.modeling.plan import first_scale, global_blocks, plan_blocks
 
 TINY = dict(
     depths=(1, 2, 5, 2),
@@ -50,7 +50,7 @@ def test_plan_that_widens_in_the_mlp():
 
 
 def test_plan_of_pretraining():
-    plan = plan_blocks(**{**TINY, "window_size": None})
+    plan = plan_blocks(**{**TINY, "attention": "global"})
     assert [block.key_stride for block in plan] == [4, 2, 2, 1, 1, 1, 1, 1, 1, 1]
     assert {block.window_size for block in plan} == {0}
     for block, other in zip(plan, plan_blocks(**TINY)):
@@ -75,6 +75,8 @@ def test_plan_of_pretraining():
             "windows of 1 tokens .* query stride 2 does not",
         ),
         (dict(window_size=60), "leaves windows of 15 tokens .* query stride 2 does not divide"),
+        (dict(window_size=None), "window_size must be a positive whole number, not None"),
+        (dict(attention="full"), "attention must be one of hwin, window, .*, not 'full'"),
         (dict(drop_path_rate=1.0), "drop_path_rate must be at least 0 and below 1, not 1.0"),
         (dict(drop_path_rate=-0.1), "drop_path_rate must be at least 0 and below 1, not -0.1"),
     ],
@@ -90,3 +92,60 @@ def test_first_block_of_a_stage_keeps_the_window_of_the_stage_before():
         if block.query_stride == 2:
             assert block.window_size in (0, 56, 28, 14)
             assert block.table_size == previous.table_size
+
+
+def test_attention_without_global_blocks():
+    plan = plan_blocks(**{**TINY, "attention": "window"})
+    assert [block.window_size for block in plan] == [56, 56, 28, 28, 14, 14, 14, 14, 14, 7]
+    # What Hwin's global blocks pool more for is not needed.
+    assert [block.key_stride for block in plan] == [4, 2, 2, 1, 1, 1, 1, 1, 1, 1]
+    assert {block.shift for block in plan} == {0}
+
+
+def test_every_second_block_of_a_stage_is_shifted():
+    plan = plan_blocks(**{**TINY, "attention": "shifted_window"})
+    assert [block.shift for block in plan] == [0, 0, 14, 0, 7, 0, 7, 0, 0, 3]
+    for block, other in zip(plan, plan_blocks(**{**TINY, "attention": "window"})):
+        assert replace(block, shift=0) == other
+
+
+@pytest.mark.parametrize("attention", ["hwin", "window", "shifted_window", "global"])
+def test_a_key_stride_of_one_is_one_throughout(attention):
+    plan = plan_blocks(**{**TINY, "attention": attention, "key_stride": 1})
+    assert {block.key_stride for block in plan} == {1}
+    assert all(block.pools_key for block in plan)
+
+
+def test_poolings_with_a_stride_of_one_may_be_left_out():
+    plan = plan_blocks(**TINY, full_query_pooling=False)
+    assert [block.pools_query for block in plan] == [block.query_stride == 2 for block in plan]
+    assert all(block.pools_key for block in plan)
+    plan = plan_blocks(**TINY, full_key_pooling=False)
+    assert [block.pools_key for block in plan] == [block.key_stride > 1 for block in plan]
+    assert all(block.pools_query for block in plan)
+
+
+@pytest.mark.parametrize(
+    ("depths", "expected"),
+    [
+        ((1, 2, 5, 2), (2, 7, 9)),
+        ((2, 3), (4,)),
+        ((12,), (2, 5, 8, 11)),
+        ((24,), (5, 11, 17, 23)),
+        ((6,), (0, 2, 3, 5)),
+        ((2,), (0, 1)),
+        ((1,), (0,)),
+    ],
+)
+def test_global_blocks(depths, expected):
+    assert global_blocks(depths) == expected
+    plan = plan_blocks(**{**TINY, "depths": depths})
+    assert tuple(i for i, block in enumerate(plan) if not block.window_size) == expected
+
+
+def test_names_of_stages_tell_their_stride():
+    assert [first_scale(stride) for stride in (2, 4, 8, 16)] == [1, 2, 3, 4]
+    assert [block.scale for block in plan_blocks(**{**TINY, "depths": (1, 1)}, first_scale=4)] == [
+        "scale4",
+        "scale5",
+    ]

@@ -1,0 +1,26 @@
+"""From classes that exclude each other to LVIS's, whose annotations are federated."""
+
+from detectron2.config import LazyCall as L
+
+from mvit_det.data.lvis import federated_weights
+
+
+def federated(model, dataset_name, num_classes, sampled_classes=50):
+    """Has a Mask R-CNN score classes one by one, and learn some negatives at a time, in place.
+
+    Args:
+        model: a Mask R-CNN.
+        dataset_name: that of training, whose metadata count pictures by class.
+        num_classes: of that data set.
+        sampled_classes: that each batch trains, those that occur in it among them.
+    """
+    model.roi_heads.num_classes = num_classes
+    model.roi_heads.box_predictor.update(
+        use_sigmoid_ce=True,
+        use_fed_loss=True,
+        fed_loss_num_classes=sampled_classes,
+        get_fed_loss_cls_weights=L(federated_weights)(dataset_name=dataset_name, power=0.5),
+        # LVIS counts the 300 best predictions of a picture, whatever their score.
+        test_score_thresh=0.02,
+        test_topk_per_image=300,
+    )
