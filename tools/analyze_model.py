@@ -87,8 +87,8 @@ MEMORY_HEADER += ["activations, once", "pictures × each", "reserve", "all (GiB)
 FORMULA = (
     "Estimated, not measured on a GPU: parameters + gradients + optimizer + averaged weights\n"
     "+ activations that the backward pass needs, once and for each picture that is seen at once\n"
-    f"+ a reserve of {RESERVE / GIB:.1f} GiB and {RESERVE_SHARE:.0%} of all that; in GiB, on one GPU,"
-    "\nwith pictures of {size} pixels."
+    f"+ a reserve of {RESERVE / GIB:.1f} GiB and {RESERVE_SHARE:.0%} of all that; in GiB,"
+    "\non one GPU, with pictures of {size} pixels."
 )
 
 

@@ -8,15 +8,15 @@ The estimate is the sum of what is held at the end of a forward pass, where a tr
 
 Activations are those that PyTorch keeps for the backward pass, each storage counted once, in a
 forward pass on the CPU that goes the way of a GPU: with the operators and in the types of CUDA. Of
-blocks that are checkpointed it is their inputs, and whatever the largest of them keeps when it is
-computed again. "Once" is what does not grow with the pictures, mostly weights in half precision.
+blocks that are checkpointed those are the inputs; what such a block needs when it is computed again
+counts where it makes a larger sum than all that is kept at the end of the forward pass. "Once" is
+what does not grow with the pictures, mostly weights in half precision.
 
 It is an estimate: what kernels need besides and what the allocator loses are in the reserve.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
+from typing_extensions import Self
 
 from ..errors import ConfigError
 from ..modeling import MViTv2
@@ -127,50 +128,70 @@ def estimate_memory(config: DictConfig, size: tuple[int, int]) -> MemoryEstimate
 def activation_bytes(model: nn.Module, inputs: Any, mixed_precision: bool) -> int:
     """What the backward pass of a model in training mode needs besides its weights, on a GPU.
 
+    That is most at its beginning; or, with checkpointing, where a block is computed again and what
+    came before the block is still kept.
+
     Args:
         model: on the CPU.
         inputs: of the model, on the CPU.
         mixed_precision: computes with autocast, in bf16.
     """
-    inputs_of_blocks: dict[nn.Module, tuple[Any, ...]] = {}
-    hooks = [
-        block.register_forward_pre_hook(lambda block, args: inputs_of_blocks.update({block: args}))
-        for block in _checkpointed_blocks(model)
-    ]
     weights = [*model.parameters(), *model.buffers()]
+    kept = KeptTensors(weights)
+    checkpointed: list[tuple[nn.Module, Any, int]] = []
+
+    def enter(block: nn.Module, args: Any) -> None:
+        checkpointed.append((block, args, kept.bytes))
+
+    hooks = [block.register_forward_pre_hook(enter) for block in _checkpointed_blocks(model)]
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision)
     with autocast, plain_operators(), _AsOnCuda(), EventStorage():
-        kept = kept_for_backward(partial(model, inputs), weights)
+        with kept:
+            model(inputs)
         for hook in hooks:
             hook.remove()
-        again = [
-            kept_for_backward(partial(block, *args), weights)
-            for block, args in inputs_of_blocks.items()
-        ]
-    return kept + max(again, default=0)
+        most = kept.bytes
+        for block, args, before in checkpointed:
+            with KeptTensors(weights) as again:
+                block(*args)
+            most = max(most, before + again.bytes)
+    return most
 
 
-def kept_for_backward(run: Callable[[], Any], known: Iterable[Tensor] = ()) -> int:
-    """Bytes of the tensors that `run` has PyTorch keep for a backward pass, which cannot follow.
+class KeptTensors:
+    """Counts what PyTorch keeps for a backward pass, which cannot follow, in a `with` block.
 
     Tensors that share their storage count once, and as much as all of it takes.
-
-    Args:
-        run: any computation.
-        known: tensors that are not counted.
     """
-    # Weak references tell storages apart that live at one address after each other.
-    sizes: dict[StorageWeakRef, int] = {}
 
-    def pack(tensor: Tensor) -> Any:
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        """Starts to count.
+
+        Args:
+            known: tensors that do not count.
+        """
+        self._hooks = saved_tensors_hooks(self._pack, lambda packed: packed)
+        # Weak references tell storages apart that live at one address after each other.
+        self._known = {StorageWeakRef(tensor.untyped_storage()) for tensor in known}
+        self._sizes: dict[StorageWeakRef, int] = {}
+
+    def __enter__(self) -> Self:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.__exit__(*error)
+
+    def _pack(self, tensor: Tensor) -> Any:
         storage = tensor.untyped_storage()
-        sizes[StorageWeakRef(storage)] = storage.nbytes()
+        reference = StorageWeakRef(storage)
+        if reference not in self._known:
+            self._sizes[reference] = storage.nbytes()
 
-    with saved_tensors_hooks(pack, lambda packed: packed):
-        run()
-    for tensor in known:
-        sizes.pop(StorageWeakRef(tensor.untyped_storage()), None)
-    return sum(sizes.values())
+    @property
+    def bytes(self) -> int:
+        """So far."""
+        return sum(self._sizes.values())
 
 
 def optimizer_bytes(settings: DictConfig, model: nn.Module) -> int:
