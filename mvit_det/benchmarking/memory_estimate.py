@@ -152,7 +152,9 @@ def activation_bytes(model: nn.Module, inputs: Any, mixed_precision: bool) -> in
             hook.remove()
         most = kept.bytes
         for block, args, before in checkpointed:
-            with KeptTensors(weights) as again:
+            # The inputs of the block are among what was kept before.
+            inputs_of_block = [value for value in args if isinstance(value, Tensor)]
+            with KeptTensors([*weights, *inputs_of_block]) as again:
                 block(*args)
             most = max(most, before + again.bytes)
     return most
