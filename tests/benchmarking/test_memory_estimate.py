@@ -155,7 +155,7 @@ def test_parts_of_the_estimate(whole):
 
 def test_freezing_needs_less(whole):
     frozen = estimate_memory(
-        load_config(CONFIG, ["train.ema.enabled=True", "+model.backbone.bottom_up.freeze_at=3"]),
+        load_config(CONFIG, ["train.ema.enabled=True", "model.backbone.bottom_up.freeze_at=3"]),
         (96, 128),
     )
     assert frozen.parameters == whole.parameters
