@@ -47,6 +47,7 @@ setup(
         "safetensors>=0.4",
         # Detectron2 cuts polygons with it where pictures are cropped, and does not ask for it.
         "shapely>=2.0",
+        "tensorboard",
         "torch>=2.7",
         "torchvision>=0.22",
         "tqdm",

@@ -35,7 +35,7 @@ else:
     register_shapes()
 
 if TYPE_CHECKING:
-    from .predictor import Predictor
+    from .prediction import Predictor
 
 __version__ = "0.1.0"
 
@@ -58,7 +58,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Loads what takes long when it is first used, and says what is missing without Detectron2."""
     if name == "Predictor" and "MViTv2Backbone" in globals():
-        from .predictor import Predictor
+        from .prediction import Predictor
 
         return Predictor
     if name in __all__:

@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from mvit_det import Predictor
 from mvit_det.errors import MViTDetError
-from mvit_det.prediction_run import find_inputs, plan, predict_files, results_path
-from mvit_det.predictor import find_config
+from mvit_det.prediction import find_config
+from mvit_det.prediction.files import find_inputs, plan, predict_files, results_path
 
 DEFAULT_OUTPUT = Path("output/demo_predictions")
 NO_WEBCAM = (

@@ -31,6 +31,7 @@ from mvit_det.engine import (
     use_own_data,
 )
 from mvit_det.engine.own_data import PATHS
+from mvit_det.errors import ConfigError
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -68,10 +69,21 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _says_how_long(arguments: argparse.Namespace) -> bool:
+    return arguments.epochs is not None or any(
+        option.startswith("train.max_iter=") for option in arguments.opts
+    )
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Runs in each process."""
     config = load_config(arguments.config_file, arguments.opts)
     setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="mvit_det")
+    if arguments.train_json and not (arguments.eval_only or _says_how_long(arguments)):
+        raise ConfigError(
+            "say how long to train on your data: '--epochs 12' is a good start (the schedules of "
+            "the configs are for the pictures of COCO)"
+        )
     set_own_data(config, **{path: getattr(arguments, path) for path in PATHS})
     use_own_data(
         config,

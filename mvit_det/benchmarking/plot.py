@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from ..plotting import COLOURS, new_figure, tidy
 from .case import PASSES, SIDES
 from .comparison import NAMES
 from .row import Row
 
-# Distinct to colour-blind eyes, too.
-COLOURS = {"candidate": "#0072b2", "baseline": "#d55e00"}
 STYLES = {"forward": "o-", "train": "s--"}
 LABELS = {
     "detectron2": {"candidate": "mvit_det", "baseline": "Detectron2's MViT"},
@@ -30,8 +27,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         rows: of one sweep.
         path: of the PNG to write.
     """
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4.8)
     for axes, (unit, (label, scale)) in zip(figure.subplots(1, 2), PANELS.items()):
         _draw_panel(axes, [row for row in rows if row.unit == unit], scale)
         axes.set_ylabel(label)
@@ -45,7 +41,7 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], scale: float) -> None:
     ticks = [height * width for height, width in sizes]
     per_pixel = []
     for name in PASSES:
-        for side in SIDES:
+        for side, colour in zip(SIDES, COLOURS):
             points = [
                 (row.case.pixels, middle / scale)
                 for row in rows
@@ -55,7 +51,7 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], scale: float) -> None:
                 continue
             label = f"{LABELS[rows[0].case.baseline][side]}, {NAMES[name]}"
             pixels, values = zip(*points)
-            axes.plot(pixels, values, STYLES[name], color=COLOURS[side], label=label)
+            axes.plot(pixels, values, STYLES[name], color=colour, label=label)
             per_pixel += [value / number for number, value in points]
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -70,5 +66,4 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], scale: float) -> None:
     labels = [f"{h}²" if h == w else f"{h}×{w}" for h, w in sizes]
     axes.set_xticklabels(labels, rotation=30 if len(sizes) > 4 else 0)
     axes.set_xlabel("Image size (pixels)")
-    axes.grid(True, which="major", color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)

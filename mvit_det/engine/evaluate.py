@@ -14,7 +14,7 @@ from torch import nn
 from ..checkpoint import Checkpointer, load_weights
 from ..data import check_datasets
 from ..errors import CheckpointError
-from ..evaluation import inference_on_dataset
+from ..evaluation import inference_on_dataset, save_report
 from ..visualization import save_prediction_sheet
 from .parallel import whole_weights
 
@@ -24,12 +24,13 @@ logger = logging.getLogger(__name__)
 def evaluate(
     config: DictConfig, model: nn.Module, folder: str | Path = "evaluation"
 ) -> dict[str, Any]:
-    """Evaluates a model, and draws some of its predictions.
+    """Evaluates a model, and draws its metrics and some of its predictions.
 
     Args:
         config: `dataloader.test`, `dataloader.evaluator` and `train` are used.
         model: the detector; its mode stays as it was.
-        folder: within `train.output_dir`, for predictions and the sheet of pictures.
+        folder: within `train.output_dir`, for predictions, the files of `save_report`, and the
+            sheet of pictures.
 
     Returns:
         Metrics by task, `{"bbox": {"AP": …}, "segm": {"AP": …}}` in percent; empty in all
@@ -42,6 +43,7 @@ def evaluate(
     evaluator = instantiate({**config.dataloader.evaluator, "output_dir": str(folder)})
     with whole_weights(model):
         results = inference_on_dataset(model, instantiate(config.dataloader.test), evaluator)
+    save_report(evaluator, folder)
     if comm.is_main_process() and config.train.sheet_images:
         sheet = folder / "predictions.png"
         save_prediction_sheet(

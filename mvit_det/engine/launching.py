@@ -136,7 +136,17 @@ def _torchrun_process_group(device: str | None) -> Iterator[None]:
                 f"{torch.cuda.device_count()}"
             )
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=DEFAULT_TIMEOUT)
+    # Processes that torchrun starts again must not take addresses for theirs that the processes
+    # before them have left in the store.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=DEFAULT_TIMEOUT))
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=dist.PrefixStore(f"attempt_{attempt}_of_{world_size}", store),
+        rank=rank,
+        world_size=world_size,
+        timeout=DEFAULT_TIMEOUT,
+    )
     comm.create_local_process_group(local_size)
     try:
         yield

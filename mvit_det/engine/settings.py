@@ -3,26 +3,32 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import LazyConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError, DeviceError
+from .fields import FIELDS
+from .validation import find_problems, find_unknown, raise_problems
 
 logger = logging.getLogger(__name__)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
-    """Reads a LazyConfig file and applies changes to it.
+    """Reads a LazyConfig file, applies changes to it, and checks what comes out.
 
     Args:
         path: a `.py` or `.yaml` file.
-        overrides: changes as `key.of.field=value`, in Hydra's grammar.
+        overrides: changes as `key.of.field=value`, in Hydra's grammar, of fields that there are;
+            `+key.of.field=value` adds one.
 
     Raises:
-        ConfigError: the file is missing or not a config, or a change cannot be read or applied.
+        ConfigError: the file is missing or not a config, a change cannot be read or applied, or
+            fields are unknown or have values that they cannot have, see `find_problems`.
     """
     path = Path(path)
     if not path.is_file():
@@ -31,17 +37,57 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         config = LazyConfig.load(str(path))
     except (SyntaxError, ValueError) as error:
         raise ConfigError(f"cannot read the config file '{path}': {error}") from error
-    for override in overrides:
-        if "=" not in override:
+    added, problems = _apply_overrides(config, overrides)
+    raise_problems(problems + find_problems(config, added))
+    return config
+
+
+def _apply_overrides(config: DictConfig, overrides: Sequence[str]) -> tuple[set[str], list[str]]:
+    """Applies changes to a config, in place.
+
+    Returns:
+        Paths of fields that were added on purpose, and what is wrong with changes that were left
+        out.
+
+    Raises:
+        ConfigError: a change cannot be read or applied.
+    """
+    added: set[str] = set()
+    problems: list[str] = []
+    for text in overrides:
+        if "=" not in text:
             raise ConfigError(
-                f"cannot read the option '{override}': changes to the config are written as "
+                f"cannot read the option '{text}': changes to the config are written as "
                 "key.of.field=value"
             )
-    try:
-        return LazyConfig.apply_overrides(config, list(overrides))
-    except (OverrideParseException, KeyError) as error:
-        reason = str(error.args[0]).splitlines()[0]
-        raise ConfigError(f"cannot apply {' '.join(overrides)}: {reason}") from error
+        try:
+            (override,) = OverridesParser.create().parse_overrides([text])
+            key, value = override.key_or_group, override.value()
+            if override.is_delete():
+                raise ConfigError(f"cannot apply {text}: fields cannot be removed")
+            adds = override.is_add() or override.is_force_add()
+            problem = find_unknown(config, key)
+            if problem and adds:
+                added.add(key)
+            elif problem or (problem := _wrong_kind(config, key, value)):
+                problems.append(problem)
+                continue
+            LazyConfig.apply_overrides(config, [text])
+        except (OverrideParseException, KeyError) as error:
+            reason = str(error.args[0]).splitlines()[0]
+            raise ConfigError(f"cannot apply {text}: {reason}") from error
+    return added, problems
+
+
+def _wrong_kind(config: DictConfig, key: str, value: Any) -> str | None:
+    """What is wrong with a text in the place of a number, or of true or false."""
+    old = OmegaConf.select(config, key)
+    # Those with a description say more about their values.
+    if key in FIELDS or not isinstance(value, str) or value.startswith("${"):
+        return None
+    if isinstance(old, bool):
+        return f"{key} must be true or false, not '{value}'"
+    return f"{key} must be a number, not '{value}'" if isinstance(old, (int, float)) else None
 
 
 def choose_device(requested: str = "") -> str:

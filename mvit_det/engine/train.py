@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import default_writers, hooks
+from detectron2.engine import hooks
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
@@ -19,6 +19,7 @@ from ..modeling import MViTv2
 from .averaging import WeightAverage
 from .evaluate import class_names, evaluate
 from .hooks import Checkpoints, Evaluations
+from .monitoring import SpeedAndMemory, TrainingPlot, metric_writers
 from .nonfinite import NonFiniteSteps
 from .parallel import parallelize
 from .stopping import TrainingStopped, stop_request
@@ -68,21 +69,19 @@ def train(
     )
     saved = loader.resume_or_load(settings.init_checkpoint, resume=resume)
     loader.remove_unfinished()
-
     model = parallelize(model, settings.parallel, settings.device, settings.ddp)
     if settings.compile:
         _compile_backbone(model)
-    config.optimizer.params.model = model
-    optimizer = instantiate(config.optimizer)
-    # The config shall stay what can be written to a file.
-    config.optimizer.params.pop("model")
-    data_loader = instantiate(config.dataloader.train)
 
+    data_loader = instantiate(config.dataloader.train)
+    checkpointer = Checkpointer(
+        model, settings.output_dir, trust=trust_checkpoint, class_names=class_names(config)
+    )
     with stop_request() as request:
         trainer = Trainer(
             model,
             data_loader,
-            optimizer,
+            _build_optimizer(config, model),
             device=settings.device,
             seed=seed,
             accumulate=settings.accumulate,
@@ -91,35 +90,7 @@ def train(
             nonfinite=NonFiniteSteps(settings.nonfinite_limit, settings.output_dir),
             should_stop=lambda: bool(request),
         )
-        checkpointer = Checkpointer(
-            model, settings.output_dir, trust=trust_checkpoint, class_names=class_names(config)
-        )
-        average = None
-        if settings.ema.enabled:
-            average = WeightAverage(model, settings.ema.decay, settings.ema.warmup)
-        evaluations = Evaluations(
-            lambda folder: evaluate(config, model, folder),
-            settings.eval_period,
-            checkpointer,
-            best_metric=settings.best_metric,
-            average=average,
-            resumed=bool(saved),
-        )
-        writer = None
-        if comm.is_main_process():
-            writer = hooks.PeriodicWriter(
-                default_writers(settings.output_dir, settings.max_iter), period=settings.log_period
-            )
-        trainer.register_hooks(
-            [
-                hooks.IterationTimer(),
-                hooks.LRScheduler(scheduler=instantiate(config.lr_multiplier)),
-                average,
-                Checkpoints(checkpointer, **settings.checkpointer),
-                evaluations,
-                writer,
-            ]
-        )
+        evaluations = _register_hooks(trainer, config, checkpointer, resumed=bool(saved))
         start = 0
         if saved:
             trainer.load_state_dict(saved["trainer"])
@@ -140,3 +111,48 @@ def _compile_backbone(model: nn.Module) -> None:
     for part in model.modules():
         if isinstance(part, MViTv2):
             part.compile(fullgraph=True)
+
+
+def _build_optimizer(config: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    config.optimizer.params.model = model
+    optimizer = instantiate(config.optimizer)
+    # The config shall stay what can be written to a file.
+    config.optimizer.params.pop("model")
+    return optimizer
+
+
+def _register_hooks(
+    trainer: Trainer, config: DictConfig, checkpointer: Checkpointer, *, resumed: bool
+) -> Evaluations:
+    """Gives the trainer all its hooks, and returns the one that will have the metrics."""
+    settings = config.train
+    average = None
+    if settings.ema.enabled:
+        average = WeightAverage(trainer.model, settings.ema.decay, settings.ema.warmup)
+    evaluations = Evaluations(
+        lambda folder: evaluate(config, trainer.model, folder),
+        settings.eval_period,
+        checkpointer,
+        best_metric=settings.best_metric,
+        average=average,
+        resumed=resumed,
+    )
+    writer = plot = None
+    if comm.is_main_process():
+        writers = metric_writers(settings.output_dir, settings.max_iter)
+        writer = hooks.PeriodicWriter(writers, period=settings.log_period)
+        plot = TrainingPlot(settings.output_dir, settings.eval_period)
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            SpeedAndMemory(config.dataloader.train.total_batch_size, settings.device),
+            hooks.LRScheduler(scheduler=instantiate(config.lr_multiplier)),
+            average,
+            # Before an evaluation, which may take long and fail.
+            Checkpoints(checkpointer, **settings.checkpointer),
+            evaluations,
+            writer,
+            plot,
+        ]
+    )
+    return evaluations

@@ -154,7 +154,7 @@ def test_an_interruption_leaves_the_last_checkpoint(moment, tmp_path, monkeypatc
 
     def interrupt(*arguments, **_):
         if moment == "writing":
-            arguments[1].write_bytes(b"half")
+            arguments[1].write(b"half")
         raise KeyboardInterrupt
 
     function = {"writing": "torch.save", "syncing": "os.fsync", "renaming": "os.replace"}[moment]

@@ -117,7 +117,7 @@ def test_number_of_classes_is_set_in_one_place(path):
     assert shapes["mask_head.predictor.weight"][0] == 7
 
 
-def test_no_weight_decay_on_norms_and_positions():
+def test_no_weight_decay_on_norms_biases_and_positions():
     config = LazyConfig.load(str(CONFIGS / "shapes" / "mask_rcnn_mvitv2_pico.py"))
     config.optimizer.params.model = model = instantiate(config.model)
     decay = {
@@ -126,7 +126,7 @@ def test_no_weight_decay_on_norms_and_positions():
         for parameter in group["params"]
     }
     for name, parameter in model.named_parameters():
-        spared = "norm" in name or "rel_pos" in name
+        spared = "norm" in name or "rel_pos" in name or name.endswith("bias")
         assert decay[id(parameter)] == (0.0 if spared else 0.05), name
 
 

@@ -13,6 +13,7 @@ from mvit_det.checkpoint.download import cache_path
 from mvit_det.data.images import read_image
 from mvit_det.data.shapes import generate_shapes
 from mvit_det.engine import load_config
+from mvit_det.prediction.video import VideoReader, VideoWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,7 +44,11 @@ def test_own_data(run_page, tmp_path, monkeypatch):
     weights.parent.mkdir(parents=True)
     torch.save({"model": instantiate(load_config(pico).model).state_dict()}, weights)
 
-    inspected, trained, evaluated, found = run_page("own-data.md", tmp_path)
+    with VideoWriter(tmp_path / "clip.mp4", rate=5) as clip:
+        for path in sorted((tmp_path / "parts" / "val").iterdir()):
+            clip.write(read_image(path))
+
+    inspected, trained, evaluated, found, filmed = run_page("own-data.md", tmp_path)
 
     output = tmp_path / "output" / "parts"
     assert "8 images (0 without objects), " in inspected
@@ -52,8 +57,18 @@ def test_own_data(run_page, tmp_path, monkeypatch):
     assert "The 3 classes: bolt, nut, washer" in trained
     assert "are for other classes: the layers that depend on the classes start anew" in trained
     # 12 epochs of 8 pictures, 4 at a time.
-    assert "Schedule: 24 iterations of 4 pictures" in trained
+    assert "Schedule: 24 iterations of 4 pictures in 2 part(s) per process" in trained
+    assert (output / "evaluation_ema" / "coco_instances_results.json").exists()
     assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == 23
     table = r"(?s)Evaluation results for segm: \n(.*?)\n\["
     assert re.search(table, evaluated)[1] == re.search(table, trained)[1]
-    assert len(list((tmp_path / "output" / "found").glob("*.png"))) == 4, found
+    drawn = sorted((tmp_path / "output" / "found").glob("*.png"))
+    assert len(drawn) == 4, found
+    with VideoReader(tmp_path / "output" / "clip.mp4") as clip:
+        frames = list(clip)
+    assert len(frames) == 4, filmed
+    sheets = [output / folder / "predictions.png" for folder in ("evaluation", "evaluation_ema")]
+    pictures = [read_image(path) for path in (*drawn, *sheets)]
+    for picture in (*pictures, *frames):
+        # No blank picture is as colourful.
+        assert picture.std() > 20

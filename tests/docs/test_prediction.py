@@ -14,7 +14,7 @@ from mvit_det.checkpoint.download import cache_path
 from mvit_det.data.images import read_image
 from mvit_det.data.shapes import generate_shapes
 from mvit_det.engine import load_config
-from mvit_det.video import VideoReader, VideoWriter
+from mvit_det.prediction.video import VideoReader, VideoWriter
 
 
 def write_training(folder):

@@ -164,8 +164,8 @@ def test_mistakes(tool, tmp_path):
 def test_an_interruption_leaves_nothing(tool, tmp_path, monkeypatch):
     torch.save(make_timm().state_dict(), tmp_path / "timm.pth")
 
-    def interrupt(content, path):
-        path.write_bytes(b"half")
+    def interrupt(content, file):
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", interrupt)

@@ -107,6 +107,10 @@ def test_trains_resumes_and_evaluates_on_real_pictures(detector, small_coco, tmp
             "http(s):// or detectron2:// address; to start from scratch instead, set "
             "train.init_checkpoint=''",
         ),
+        (
+            ["--config-file", PICO, "--train-json", "a.json"],
+            "error: say how long to train on your data: '--epochs 12' is a good start",
+        ),
         (["--config-file", "nowhere.py"], "error: there is no config file 'nowhere.py'"),
         (
             ["--config-file", PICO, "--eval-only"],

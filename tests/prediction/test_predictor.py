@@ -19,7 +19,7 @@ from mvit_det.data.images import read_image
 from mvit_det.engine import evaluate_checkpoint, load_config, resolve_device
 from mvit_det.errors import CheckpointError, ConfigError, DeviceError, ImageError
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PICO = CONFIGS / "shapes" / "mask_rcnn_mvitv2_pico.py"
 CASCADE = CONFIGS / "shapes" / "cascade_mask_rcnn_mvitv2_pico.py"
 COLOURS = ["red", "green", "blue", "white", "black"]

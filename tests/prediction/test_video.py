@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mvit_det.errors import ImageError
-from mvit_det.video import VideoReader, VideoWriter
+from mvit_det.prediction.video import VideoReader, VideoWriter
 
 
 def frames(number=12, height=48, width=64):

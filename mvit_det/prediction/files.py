@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from .errors import ConfigError, ImageError
+from ..errors import ConfigError, ImageError
 from .prediction import Prediction
 from .predictor import Predictor, PreparedImage
 from .video import VideoReader, VideoWriter

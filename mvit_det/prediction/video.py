@@ -8,7 +8,7 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from .errors import ImageError
+from ..errors import ImageError
 
 # What OpenCV's wheels can write everywhere, and players read: MPEG-4.
 CODEC = "mp4v"

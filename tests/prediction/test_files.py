@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mvit_det.errors import ConfigError, ImageError
-from mvit_det.prediction_run import Job, find_inputs, plan, results_path
+from mvit_det.prediction.files import Job, find_inputs, plan, results_path
 
 
 @pytest.fixture

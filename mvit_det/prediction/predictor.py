@@ -15,12 +15,12 @@ from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from .checkpoint import fill_model, read_weights
-from .data.images import read_image
-from .data.shapes import SPLITS
-from .engine import choose_device, load_config
-from .errors import CheckpointError, ConfigError, ImageError
-from .model_zoo import MODELS, config_path
+from ..checkpoint import fill_model, read_weights
+from ..data.images import read_image
+from ..data.shapes import SPLITS
+from ..engine import choose_device, load_config
+from ..errors import CheckpointError, ConfigError, ImageError
+from ..model_zoo import MODELS, config_path
 from .prediction import Prediction
 
 # A picture: the path of its file, or (H, W, 3) uint8 RGB.

@@ -6,7 +6,6 @@ import logging
 import math
 import sys
 
-import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyCall, instantiate
@@ -17,60 +16,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mvit_det.evaluation import METRICS, COCOEvaluator, inference_on_dataset
-
-
-class TruthfulModel(torch.nn.Module):
-    """Predicts the annotations of each image: exactly, or with seeded errors of every kind."""
-
-    def __init__(self, dataset_name, errors=0.0, with_masks=True):
-        super().__init__()
-        metadata = MetadataCatalog.get(dataset_name)
-        self.coco = COCO(metadata.json_file)
-        self.to_class = metadata.thing_dataset_id_to_contiguous_id
-        self.errors = errors
-        self.with_masks = with_masks
-
-    def forward(self, inputs):
-        return [{"instances": self.predict(image["image_id"])} for image in inputs]
-
-    def predict(self, image_id):
-        rng = np.random.default_rng(image_id)
-        image = self.coco.imgs[image_id]
-        boxes, masks, classes = [], [], []
-        for annotation in self.coco.imgToAnns[image_id]:
-            if annotation.get("iscrowd", 0) or rng.random() < 0.3 * self.errors:
-                continue
-            for _ in range(1 + (rng.random() < 0.3 * self.errors)):
-                x, y, width, height = annotation["bbox"]
-                box = np.array([x, y, x + width, y + height])
-                boxes.append(box + self.errors * rng.normal(0, 0.05, 4) * max(width, height))
-                if self.with_masks:
-                    shift = np.rint(self.errors * rng.normal(0, 0.03, 2) * [height, width])
-                    mask = self.coco.annToMask(annotation)
-                    masks.append(np.roll(mask, shift.astype(int), axis=(0, 1)))
-                confused = rng.random() < 0.1 * self.errors
-                true_class = self.to_class[annotation["category_id"]]
-                classes.append((true_class + confused) % len(self.to_class))
-        size = image["height"], image["width"]
-        instances = Instances(size)
-        instances.pred_boxes = Boxes(torch.tensor(np.array(boxes)).float().reshape(-1, 4))
-        instances.pred_classes = torch.tensor(classes, dtype=torch.long)
-        instances.scores = torch.tensor(rng.uniform(0.05, 1, len(boxes)).round(2)).float()
-        if self.with_masks:
-            instances.pred_masks = torch.tensor(np.array(masks).reshape(-1, *size)).bool()
-        return instances
-
-
-class BlindModel(torch.nn.Module):
-    """Finds nothing."""
-
-    def forward(self, inputs):
-        nothing = {
-            "pred_boxes": Boxes(torch.zeros(0, 4)),
-            "scores": torch.zeros(0),
-            "pred_classes": torch.zeros(0, dtype=torch.long),
-        }
-        return [{"instances": Instances((i["height"], i["width"]), **nothing)} for i in inputs]
 
 
 def evaluate(dataset_name, model, **options):
@@ -149,9 +94,9 @@ def without(entry, *keys):
     return {key: value for key, value in entry.items() if key not in keys}
 
 
-def test_perfect_predictions_have_ap_100(shapes_root):
+def test_perfect_predictions_have_ap_100(shapes_root, truthful_model):
     DatasetCatalog.get("shapes_val")
-    results = evaluate("shapes_val", TruthfulModel("shapes_val"))
+    results = evaluate("shapes_val", truthful_model("shapes_val"))
     for task in ("bbox", "segm"):
         assert results[task]["AP"] == pytest.approx(100)
         assert results[task]["AP50"] == pytest.approx(100)
@@ -159,9 +104,9 @@ def test_perfect_predictions_have_ap_100(shapes_root):
 
 
 @pytest.mark.parametrize("max_dets", [100, 1])
-def test_figures_equal_pycocotools_on_shapes(shapes_root, tmp_path, max_dets):
+def test_figures_equal_pycocotools_on_shapes(shapes_root, tmp_path, max_dets, truthful_model):
     DatasetCatalog.get("shapes_val")
-    model = TruthfulModel("shapes_val", errors=1.0)
+    model = truthful_model("shapes_val", errors=1.0)
     results = evaluate("shapes_val", model, output_dir=str(tmp_path), max_dets_per_image=max_dets)
     predictions = json.loads((tmp_path / "coco_instances_results.json").read_text())
     json_file = MetadataCatalog.get("shapes_val").json_file
@@ -175,13 +120,13 @@ def test_figures_equal_pycocotools_on_shapes(shapes_root, tmp_path, max_dets):
         assert results["bbox"]["AP"] < evaluate("shapes_val", model)["bbox"]["AP"]
 
 
-def test_figures_equal_pycocotools_on_coco(coco_sample, tmp_path):
+def test_figures_equal_pycocotools_on_coco(coco_sample, tmp_path, truthful_model):
     json_file = coco_sample / "coco" / "annotations" / "instances_val2017.json"
     name = "coco_sample_for_evaluation"
     register_coco_instances(name, {}, str(json_file), str(coco_sample / "coco" / "val2017"))
     DatasetCatalog.get(name)
     try:
-        results = evaluate(name, TruthfulModel(name, errors=1.0), output_dir=str(tmp_path))
+        results = evaluate(name, truthful_model(name, errors=1.0), output_dir=str(tmp_path))
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -193,10 +138,10 @@ def test_figures_equal_pycocotools_on_coco(coco_sample, tmp_path):
         assert 5 < results[task]["AP"] < 95
 
 
-def test_results_are_named_as_in_detectron2(shapes_root, caplog):
+def test_results_are_named_as_in_detectron2(shapes_root, caplog, truthful_model):
     caplog.set_level(logging.INFO)
     DatasetCatalog.get("shapes_val")
-    results = evaluate("shapes_val", TruthfulModel("shapes_val", errors=0.5, with_masks=False))
+    results = evaluate("shapes_val", truthful_model("shapes_val", errors=0.5, with_masks=False))
     assert list(results) == ["bbox"]
     names = ["circle", "square", "triangle", "star", "cross"]
     assert list(results["bbox"]) == [*METRICS, *(f"AP-{name}" for name in names)]
@@ -204,16 +149,16 @@ def test_results_are_named_as_in_detectron2(shapes_root, caplog):
     assert "official" not in caplog.text
 
 
-def test_metrics_as_configured_lazily(shapes_root):
+def test_metrics_as_configured_lazily(shapes_root, truthful_model):
     evaluator = instantiate(LazyCall(COCOEvaluator)(dataset_name="shapes_val", tasks=["bbox"]))
     results = inference_on_dataset(
-        TruthfulModel("shapes_val"), [[r] for r in DatasetCatalog.get("shapes_val")], evaluator
+        truthful_model("shapes_val"), [[r] for r in DatasetCatalog.get("shapes_val")], evaluator
     )
     assert list(results) == ["bbox"]
 
 
-def test_a_model_that_finds_nothing_has_ap_0(shapes_root, caplog):
-    results = evaluate("shapes_val", BlindModel())
+def test_a_model_that_finds_nothing_has_ap_0(shapes_root, caplog, blind_model):
+    results = evaluate("shapes_val", blind_model())
     for task in ("bbox", "segm"):
         assert results[task]["AP"] == results[task]["AP50"] == results[task]["AP-star"] == 0
     assert "The model predicted nothing on all 200 images" in caplog.text
@@ -234,16 +179,17 @@ def test_a_data_set_without_annotations_has_no_ap(small_set, annotations, caplog
     assert list(results["bbox"]) == list(METRICS)
     assert all(math.isnan(figure) for figure in results["bbox"].values())
     assert f"'{json_file}' has no annotations: all metrics are NaN" in caplog.text
+    assert evaluator.task_evaluations["bbox"].class_names == ["apple", "pear"]
     saved = json.loads((tmp_path / "coco_instances_results.json").read_text())
     assert saved == [{"image_id": 1, "category_id": 9, "bbox": [1, 2, 10, 20], "score": 0.5}]
 
 
-def test_json_as_found_in_the_wild(small_set):
+def test_json_as_found_in_the_wild(small_set, truthful_model):
     """No info, area or iscrowd; an image without objects; ids from 0."""
     entries = [annotation(0), annotation(1, category_id=9, box=(40, 20, 30, 30))]
     name = small_set([without(entry, "area", "iscrowd") for entry in entries])
     DatasetCatalog.get(name)
-    results = evaluate(name, TruthfulModel(name))
+    results = evaluate(name, truthful_model(name))
     assert results["bbox"]["AP"] == results["segm"]["AP"] == pytest.approx(100)
     assert results["bbox"]["APs"] == results["bbox"]["AP-pear"] == pytest.approx(100)
 

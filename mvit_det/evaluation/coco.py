@@ -1,24 +1,19 @@
-"""COCO's box and mask AP, computed in C++ by faster-coco-eval, with progress shown meanwhile."""
+"""COCO's box and mask AP, computed in C++ by faster-coco-eval."""
 
-import contextlib
 import itertools
 import json
 import logging
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import detectron2.evaluation
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 from faster_coco_eval import COCO, COCOeval_faster
-from tqdm import tqdm
+
+from .task import METRICS, TaskEvaluation
 
 logger = logging.getLogger(__name__)
-
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
@@ -40,6 +35,9 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         distributed: gather the predictions of all processes; the others return {}.
         output_dir: folder for ``coco_instances_results.json`` and ``instances_predictions.pth``.
         max_dets_per_image: how many predictions per image and class count, best first.
+
+    Attributes:
+        task_evaluations: by task, what the last evaluation found class by class; empty before.
 
     Raises:
         ValueError: the data set is not registered or a task is unknown.
@@ -77,6 +75,12 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         )
         self._coco_api = COCO(_completed(self._coco_api.dataset))
         self._do_evaluation = len(self._coco_api.anns) > 0
+        self.task_evaluations: dict[str, TaskEvaluation] = {}
+
+    def reset(self) -> None:
+        """Forgets all predictions, and what was found in them."""
+        super().reset()
+        self.task_evaluations = {}
 
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None
@@ -96,6 +100,8 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
                 "'%s' has no annotations: all metrics are NaN", self._metadata.get("json_file")
             )
             self._results.update({task: dict.fromkeys(METRICS, float("nan")) for task in tasks})
+            names = [category["name"] for _, category in sorted(self._coco_api.cats.items())]
+            self.task_evaluations = dict.fromkeys(tasks, TaskEvaluation.without_objects(names))
             return
         if not results:
             logger.warning("The model predicted nothing on all %d images", len(predictions))
@@ -103,11 +109,11 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
             if task == "segm" and not self._has_masks():
                 logger.warning("The data set has annotations without masks: mask AP is left out")
                 continue
+            evaluation = self._evaluate_task(task, results, img_ids)
             self._results[task] = self._derive_coco_results(
-                self._evaluate_task(task, results, img_ids),
-                task,
-                class_names=self._metadata.get("thing_classes"),
+                evaluation, task, class_names=self._metadata.get("thing_classes")
             )
+            self.task_evaluations[task] = TaskEvaluation.of(evaluation)
 
     def _evaluate_task(
         self, task: str, results: list[dict[str, Any]], img_ids: list[int] | None
@@ -151,38 +157,6 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
 
     def _has_masks(self) -> bool:
         return all(annotation.get("segmentation") for annotation in self._coco_api.anns.values())
-
-
-def inference_on_dataset(
-    model: Callable[[list[dict]], list[dict]],
-    data_loader: Sequence[list[dict]],
-    evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
-    callbacks: Mapping[str, Callable[[], None]] | None = None,
-) -> dict[str, Any]:
-    """Detectron2's ``inference_on_dataset`` with a progress bar.
-
-    Where standard error is a terminal, a bar takes the place of Detectron2's log line every five
-    seconds; elsewhere that line stays. Arguments and result are Detectron2's.
-    """
-    if not (comm.is_main_process() and sys.stderr.isatty()):
-        return detectron2.evaluation.inference_on_dataset(model, data_loader, evaluator, callbacks)
-    progress = tqdm(data_loader, desc="Evaluating", unit="batch", dynamic_ncols=True)
-    with _without_progress_lines(), progress:
-        return detectron2.evaluation.inference_on_dataset(model, progress, evaluator, callbacks)
-
-
-@contextlib.contextmanager
-def _without_progress_lines() -> Iterator[None]:
-    inference_logger = logging.getLogger("detectron2.evaluation.evaluator")
-
-    def is_other_line(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("Inference done")
-
-    inference_logger.addFilter(is_other_line)
-    try:
-        yield
-    finally:
-        inference_logger.removeFilter(is_other_line)
 
 
 def _discard(*_: object) -> None:

@@ -1,0 +1,62 @@
+"""The metrics of an evaluation as files, for people and programs."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .task import TaskEvaluation
+
+
+def write_json(evaluations: Mapping[str, TaskEvaluation], path: Path) -> None:
+    """Writes all metrics, by task and by class.
+
+    `{"bbox": {"objects": 12, "AP": 50.1, …, "classes": [{"class": "cat", "objects": 3, "AP": …},
+    …]}, …}`, in percent. Where there are no objects, a metric is null.
+
+    Args:
+        evaluations: by task.
+        path: of the file.
+    """
+    report: dict[str, dict[str, Any]] = {}
+    for row in _rows(evaluations):
+        task, name = row.pop("task"), row.pop("class")
+        row = {key: None if _is_nan(value) else value for key, value in row.items()}
+        if task not in report:
+            report[task] = {**row, "classes": []}
+        else:
+            report[task]["classes"].append({"class": name, **row})
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_csv(evaluations: Mapping[str, TaskEvaluation], path: Path) -> None:
+    """Writes a row per task and class, and one for all classes of a task, which comes first.
+
+    The columns are task, class, objects, and the metrics in percent; where there are no objects,
+    a metric's cell is empty.
+
+    Args:
+        evaluations: by task.
+        path: of the file.
+    """
+    rows = list(_rows(evaluations))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: "" if _is_nan(value) else value for key, value in row.items()})
+
+
+def _rows(evaluations: Mapping[str, TaskEvaluation]) -> Iterator[dict[str, Any]]:
+    for task, evaluation in evaluations.items():
+        objects = [int(count) for count in evaluation.objects]
+        yield {"task": task, "class": "all", "objects": sum(objects), **evaluation.metrics()}
+        for index, name in enumerate(evaluation.class_names):
+            figures = evaluation.metrics(index)
+            yield {"task": task, "class": name, "objects": objects[index], **figures}
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

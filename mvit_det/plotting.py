@@ -1,0 +1,83 @@
+"""What the project's diagrams have in common."""
+
+import contextlib
+import textwrap
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+# Distinct to colour-blind eyes, too (Okabe and Ito's palette, and two of a kind).
+COLOURS = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00",
+    "#56b4e9", "#7f3c8d", "#8c564b", "#4d4d4d", "#b8a900",
+)  # fmt: skip
+
+# For the letters that matplotlib's own font lacks; whichever of them a machine has.
+FALLBACK_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "WenQuanYi Zen Hei",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that many inches, drawn without a display."""
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+@contextlib.contextmanager
+def any_text() -> Iterator[None]:
+    """Within it, names are drawn as they are: dollar signs are no formulas, and letters that no
+    font has become boxes without a warning each."""
+    installed = set(font_manager.get_font_names())
+    fonts = ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
+    settings: Any = {"text.parse_math": False, "font.family": fonts}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        yield
+
+
+def shorten(name: str, width: int = 28) -> str:
+    """A name on one line and of at most `width` characters."""
+    name = " ".join(name.split())
+    return name if len(name) <= width else name[: width - 1].rstrip() + "…"
+
+
+def tidy(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
+    """Draws a pale grid, and no frame to the top and to the right.
+
+    Args:
+        axes: to be changed.
+        grid: which lines.
+    """
+    axes.set_axisbelow(True)
+    axes.grid(True, axis=grid, which="major", color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def say(axes: Axes, text: str) -> None:
+    """Writes a text where there is nothing to draw."""
+    axes.text(
+        0.5,
+        0.5,
+        textwrap.fill(text, 40),
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        color="0.5",
+    )

@@ -1,0 +1,6 @@
+"""Predictions for pictures and videos."""
+
+from .prediction import Prediction
+from .predictor import Predictor, find_config
+
+__all__ = ["Prediction", "Predictor", "find_config"]

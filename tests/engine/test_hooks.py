@@ -1,0 +1,129 @@
+import pytest
+import torch
+from torch import nn
+
+from mvit_det.checkpoint import Checkpointer
+from mvit_det.engine.averaging import WeightAverage
+from mvit_det.engine.hooks import Checkpoints, Evaluations
+from mvit_det.engine.trainer import Trainer
+
+
+class Counter(nn.Module):
+    """Its weight grows by one with each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, batch):
+        return {"loss": -self.weight}
+
+
+def run(
+    folder, steps, scores=None, *, period=2, best_metric="bbox/AP", average=False, resumed=False
+):
+    """Trains; `scores` maps the weight at an evaluation to its AP. Returns the evaluations."""
+    model = Counter()
+    seen = []
+
+    def evaluate(name):
+        weight = model.weight.item()
+        seen.append((name, pytest.approx(weight)))
+        return {"bbox": {"AP": scores[round(weight)] if scores else weight, "AP50": 1.0}}
+
+    trainer = Trainer(
+        model, [None] * steps, torch.optim.SGD(model.parameters(), lr=1.0), device="cpu"
+    )
+    checkpointer = Checkpointer(model, folder, class_names=["thing"])
+    averaged = WeightAverage(model, 0.5, 0) if average else None
+    evaluations = Evaluations(
+        evaluate,
+        period,
+        checkpointer,
+        best_metric=best_metric,
+        average=averaged,
+        resumed=resumed,
+    )
+    trainer.register_hooks([averaged, Checkpoints(checkpointer, 3, keep_last=2), evaluations])
+    trainer.train(0, steps)
+    return seen, evaluations.results
+
+
+def weights_in(folder, name):
+    return torch.load(folder / f"{name}.pth", weights_only=True)
+
+
+def test_evaluations_come_every_so_often_and_once_at_the_end(tmp_path):
+    seen, results = run(tmp_path, 6)
+    assert seen == [("evaluation", 2), ("evaluation", 4), ("evaluation", 6)]
+    assert results == {"bbox": {"AP": 6.0, "AP50": 1.0}}
+    assert run(tmp_path, 5, period=0)[0] == [("evaluation", 5)]
+
+
+def test_the_best_weights_are_kept(tmp_path):
+    run(tmp_path, 6, {2: 10.0, 4: 30.0, 6: 20.0})
+    best = weights_in(tmp_path, "model_best")
+    assert best["model"]["weight"] == 4
+    assert {key: value for key, value in best.items() if key != "model"} == {
+        "metric": "bbox/AP",
+        "value": 30.0,
+        "iteration": 3,
+        "weights": "weights",
+        "class_names": ["thing"],
+    }
+    # It is no checkpoint to go on from.
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_a_resumed_training_has_to_beat_the_best_of_before(tmp_path):
+    run(tmp_path, 2, {2: 30.0})
+    run(tmp_path, 4, {2: 10.0, 4: 20.0}, resumed=True)
+    assert weights_in(tmp_path, "model_best")["value"] == 30.0
+    run(tmp_path, 4, {2: 10.0, 4: 40.0}, resumed=True)
+    assert weights_in(tmp_path, "model_best")["value"] == 40.0
+    run(tmp_path, 2, {2: 5.0}, resumed=False)
+    assert weights_in(tmp_path, "model_best")["value"] == 5.0
+
+
+def test_no_best_weights_if_there_is_no_metric(tmp_path, caplog):
+    run(tmp_path, 2, best_metric="segm/AP")
+    assert not (tmp_path / "model_best.pth").exists()
+    assert "train.best_metric='segm/AP' is none of the metrics: bbox/AP, bbox/AP50" in caplog.text
+    caplog.clear()
+    run(tmp_path, 2, best_metric="")
+    assert not (tmp_path / "model_best.pth").exists()
+    assert not caplog.records
+
+
+def test_nan_is_no_best(tmp_path):
+    run(tmp_path, 4, {2: float("nan"), 4: float("nan")})
+    assert not (tmp_path / "model_best.pth").exists()
+
+
+def test_averaged_weights_are_evaluated_beside_the_raw_ones(tmp_path):
+    seen, results = run(tmp_path, 4, average=True)
+    # 0.5 · 0 + 0.5 · 1, and so on.
+    averages = [0.5, 1.25, 2.125, 3.0625]
+    assert seen == [
+        ("evaluation", 2),
+        ("evaluation_ema", averages[1]),
+        ("evaluation", 4),
+        ("evaluation_ema", averages[3]),
+    ]
+    assert results["ema/bbox"]["AP"] == pytest.approx(averages[3])
+    assert weights_in(tmp_path, "model_final_ema")["model"]["weight"] == averages[3]
+    assert weights_in(tmp_path, "model_final")["model"]["weight"] == 4
+
+
+def test_the_average_may_be_the_best(tmp_path):
+    run(tmp_path, 2, {2: 10.0, 1: 20.0}, average=True)
+    best = weights_in(tmp_path, "model_best")
+    assert best["model"]["weight"] == 1.25
+    assert best["weights"] == "averaged weights"
+
+
+def test_checkpoints_come_every_so_often_and_old_ones_go(tmp_path):
+    run(tmp_path, 11)
+    names = sorted(path.name for path in tmp_path.glob("model_*"))
+    assert names == ["model_0000006.pth", "model_0000009.pth", "model_best.pth", "model_final.pth"]
+    assert weights_in(tmp_path, "model_0000006")["iteration"] == 5
