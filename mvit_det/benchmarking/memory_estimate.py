@@ -250,20 +250,18 @@ class _AsOnCuda(TorchFunctionMode):
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Keeps what the memory-efficient kernel of CUDA keeps."""
+    """Keeps what the memory-efficient kernel of CUDA keeps, and leaves the arithmetic out."""
 
     @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Any
-    ) -> Tensor:
-        """Maps as `scaled_dot_product_attention` does, (B, heads, queries, C)."""
-        output = F.scaled_dot_product_attention(query, key, value, mask, **options)
-        log_sum = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Zeros in the shape of attention, (B, heads, queries, C of the values)."""
+        output = query.new_zeros(*query.shape[:-1], value.shape[-1])
+        log_sum = query.new_empty(query.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, mask, output, log_sum)
         return output
 
 
 def _fused_attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any
 ) -> Tensor:
-    return _FusedAttention.apply(query, key, value, attn_mask, options)
+    return _FusedAttention.apply(query, key, value, attn_mask)
