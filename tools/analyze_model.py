@@ -52,7 +52,7 @@ def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> dict[str, fl
     root = type(model).__name__
     # The counter takes a multiplication and an addition for two operations.
     found = {
-        part: sum(sum(counts[f"{root}.{name}"].values()) for name in names)
+        part: sum(sum(counts.get(f"{root}.{name}", {}).values()) for name in names)
         for part, names in PARTS.items()
     }
     return {part: count / 2e9 for part, count in {**found, "all": sum(found.values())}.items()}
