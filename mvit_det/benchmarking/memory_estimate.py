@@ -41,7 +41,7 @@ GIB = 2**30
 RESERVE = 3 * GIB // 2
 # For what the backward pass computes with, and for what the allocator rounds up or cannot reuse.
 RESERVE_SHARE = 0.1
-# More objects than a picture has positive regions, so that the heads see the most they ever do.
+# As many as a picture has positive regions at most, so that the heads see the most they ever do.
 OBJECTS = 128
 
 

@@ -112,7 +112,11 @@ def random_pictures(
         instances.gt_classes = torch.zeros(objects, dtype=torch.int64)
         instances.gt_masks = PolygonMasks([[_octagon(box)] for box in boxes.numpy()])
         image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
-        pictures.append(dict(image=image, height=height, width=width, instances=instances))
+        # All of it background; only panoptic detectors look at this.
+        stuff = torch.zeros(size, dtype=torch.int64)
+        pictures.append(
+            dict(image=image, height=height, width=width, instances=instances, sem_seg=stuff)
+        )
     return pictures
 
 

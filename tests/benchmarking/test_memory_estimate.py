@@ -181,6 +181,15 @@ def test_a_batch_that_cannot_be_split_is_refused():
         estimate_memory(load_config(CONFIG, ["train.accumulate=3"]), (96, 128))
 
 
+@pytest.mark.parametrize("name", ["cascade_mask_rcnn", "panoptic_fpn", "retinanet"])
+def test_other_detectors(name, whole):
+    config = load_config(CONFIG.with_name(f"{name}_mvitv2_pico.py"))
+    estimate = estimate_memory(config, (96, 128))
+    model = instantiate(config.model)
+    assert estimate.gradients == 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert 0.2 < estimate.activations_each / whole.activations_each < 5
+
+
 def test_other_optimizers():
     settings = L(torch.optim.SGD)(params=L(parameters_of)(), lr=0.1, momentum=0.9)
     assert optimizer_bytes(OmegaConf.create(settings), nn.Linear(10, 10)) == 4 * 110
