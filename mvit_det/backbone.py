@@ -47,6 +47,7 @@ def add_mvitv2_config(cfg: CfgNode) -> None:
     cfg.MODEL.MVITV2.EXPAND_ATTN = True
     cfg.MODEL.MVITV2.FULL_QUERY_POOLING = True
     cfg.MODEL.MVITV2.FULL_KEY_POOLING = True
+    cfg.MODEL.MVITV2.POOL_GLOBAL_MORE = True
     cfg.MODEL.MVITV2.RESIDUAL_POOLING = True
     cfg.MODEL.MVITV2.POSITION = "decomposed"
     cfg.MODEL.MVITV2.USE_CHECKPOINT = False

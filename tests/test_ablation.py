@@ -144,9 +144,11 @@ def test_tables_as_markdown():
     assert lines[0] == "### Attention"
     cells = [cell.strip() for cell in lines[5].split("|")[1:-1]]
     assert cells == [
-        "ViT", "window", "12.0 (11.0–13.0)", "–", "2.00", "0.3", "21", "64", "43.4",
+        "ViT", "window", "12.0 (11.0–13.0)", "2.00", "0.3", "21", "64", "43.4",
     ]  # fmt: skip
     assert "### Pooling" in lines
+    # Nothing was evaluated on masks.
+    assert "mask AP" not in lines[2]
 
 
 def test_tables_as_json():

@@ -2,12 +2,17 @@
 """Counts parameters and multiply-adds of the models that config files describe.
 
     tools/analyze_model.py configs/COCO/*.py --size 800 1280
+    tools/analyze_model.py configs/COCO/recipes/*.py --memory --size 1250 1333
 
 The whole detector runs on one random picture, with random weights. So that heads count what they
 cost at most, all 1000 proposals and 100 detections are kept.
+
+With --memory, what a training needs on one GPU is estimated instead, on the CPU: a forward pass in
+training of one picture, and of two.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +21,9 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mvit_det.benchmarking.memory_estimate import GIB, RESERVE, RESERVE_SHARE, estimate_memory
 from mvit_det.engine import load_config
+from mvit_det.errors import MViTDetError
 
 # Modules of each part, of which a detector has some.
 PARTS = {
@@ -45,7 +52,7 @@ def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> dict[str, fl
     root = type(model).__name__
     # The counter takes a multiplication and an addition for two operations.
     found = {
-        part: sum(sum(counts[f"{root}.{name}"].values()) for name in names)
+        part: sum(sum(counts.get(f"{root}.{name}", {}).values()) for name in names)
         for part, names in PARTS.items()
     }
     return {part: count / 2e9 for part, count in {**found, "all": sum(found.values())}.items()}
@@ -67,6 +74,33 @@ def analyze(path: str, size: tuple[int, int], overrides: Sequence[str]) -> list[
     return [name, f"{count_parameters(model):.1f}", *(f"{count:.0f}" for count in counts.values())]
 
 
+def estimate(path: str, size: tuple[int, int], overrides: Sequence[str]) -> list[str]:
+    """One row of the table of memory."""
+    estimated = estimate_memory(load_config(path, overrides), size)
+    each = estimated.activations_each / GIB
+    parts = {
+        part: f"{getattr(estimated, part) / GIB:.2f}"
+        for part in ("parameters", "gradients", "optimizer", "average", "activations_once")
+    }
+    return [
+        path.rpartition("/")[2].removesuffix(".py"),
+        *parts.values(),
+        f"{estimated.pictures} × {each:.2f}",
+        f"{estimated.reserve / GIB:.2f}",
+        f"{estimated.total / GIB:.1f}",
+    ]
+
+
+MEMORY_HEADER = ["config", "parameters", "gradients", "optimizer", "average"]
+MEMORY_HEADER += ["activations, once", "pictures × each", "reserve", "all (GiB)"]
+FORMULA = (
+    "Estimated, not measured on a GPU: parameters + gradients + optimizer + averaged weights\n"
+    "+ activations that the backward pass needs, once and for each picture that is seen at once\n"
+    f"+ a reserve of {RESERVE / GIB:.1f} GiB and {RESERVE_SHARE:.0%} of all that; in GiB,"
+    "\non one GPU, with pictures of {size} pixels."
+)
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(
@@ -76,11 +110,23 @@ def main() -> None:
     parser.add_argument(
         "--size", nargs=2, type=int, default=(800, 1280), metavar=("HEIGHT", "WIDTH")
     )
+    parser.add_argument(
+        "--memory", action="store_true", help="estimate what a training needs of a GPU's memory"
+    )
     parser.add_argument("--opts", nargs="*", default=[], help="changes, key.of.field=value")
     arguments = parser.parse_args()
-    rows = [analyze(path, tuple(arguments.size), arguments.opts) for path in arguments.configs]
+    height, width = arguments.size
+    row = estimate if arguments.memory else analyze
+    try:
+        rows = [row(path, (height, width), arguments.opts) for path in arguments.configs]
+    except MViTDetError as error:
+        sys.exit(f"error: {error}")
     header = ["config", "parameters (M)", *(f"{part} (G)" for part in (*PARTS, "all"))]
-    print(tabulate(rows, header, tablefmt="github"))
+    if arguments.memory:
+        print(tabulate(rows, MEMORY_HEADER, tablefmt="github", disable_numparse=True))
+        print(f"\n{FORMULA.format(size=f'{height} × {width}')}")
+    else:
+        print(tabulate(rows, header, tablefmt="github"))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Results as tables in Markdown, as JSON to keep, and as a picture."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ from .tables import Table, Variant
 
 # Distinct to colour-blind eyes, too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-MARKERS = ("o", "s", "^", "D")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+NOTHING = "–"
 HEADER = (
     "model", "variant", "box AP", "mask AP", "parameters (M)", "backbone (G multiply-adds)",
     "time per image (ms)", "peak memory, training (MiB)", "published box AP, COCO",
@@ -28,8 +30,14 @@ def format_tables(tables: Sequence[Table], results: Mapping[Variant, Result]) ->
     """One table in Markdown for each; AP of several seeds as their mean and their range."""
     texts = []
     for table in tables:
-        rows = [_cells(variant, results[variant]) for variant in table.variants]
-        text = tabulate(rows, HEADER, tablefmt="github", disable_numparse=True)
+        columns = zip(*(_cells(v, results[v]) for v in table.variants), strict=True)
+        # What no variant has needs no column.
+        filled = {
+            name: cells
+            for name, cells in zip(HEADER, columns, strict=True)
+            if set(cells) - {"", NOTHING}
+        }
+        text = tabulate(filled, headers="keys", tablefmt="github", disable_numparse=True)
         texts.append(f"### {table.name.capitalize()}\n\n{text}")
     return "\n\n".join(texts)
 
@@ -44,13 +52,13 @@ def _cells(variant: Variant, result: Result) -> list[str]:
         f"{result.flops / 1e9:.3g}",
         f"{result.time_per_image * 1e3:.3g}",
         f"{result.peak_memory / 2**20:.0f}",
-        "–" if variant.published is None else f"{variant.published:.1f}",
+        NOTHING if variant.published is None else f"{variant.published:.1f}",
     ]
 
 
 def _format_ap(values: Sequence[float]) -> str:
     if any(math.isnan(value) for value in values):
-        return "–"
+        return NOTHING
     text = f"{mean(values):.1f}"
     if len(values) > 1:
         text += f" ({min(values):.1f}–{max(values):.1f})"
@@ -100,7 +108,7 @@ def draw(tables: Sequence[Table], results: Mapping[Variant, Result], path: Path)
         tables, results: as `compare` takes and returns them.
         path: of the PNG to write.
     """
-    figure = Figure(figsize=(6.4 * len(tables), 5), layout="constrained")
+    figure = Figure(figsize=(6.4 * len(tables), 6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
     for axes, table in zip(panels, tables, strict=True):
@@ -109,34 +117,25 @@ def draw(tables: Sequence[Table], results: Mapping[Variant, Result], path: Path)
 
 
 def _draw_panel(axes: Axes, table: Table, results: Mapping[Variant, Result]) -> None:
-    models = list(dict.fromkeys(variant.model for variant in table.variants))
-    labelled = []
-    for model, colour, marker in zip(models, COLOURS, MARKERS, strict=False):
-        points = [
-            (1e3 * result.time_per_image, result.average_precision(), variant.name)
-            for variant in table.variants
-            if variant.model == model and (result := results[variant])
-        ]
-        times, values, names = zip(*points, strict=True)
-        means = [mean(ap) for ap in values]
-        spread = [
-            [middle - min(ap) for middle, ap in zip(means, values, strict=True)],
-            [max(ap) - middle for middle, ap in zip(means, values, strict=True)],
-        ]
-        axes.errorbar(times, means, spread, fmt=marker, color=colour, label=model, capsize=2)
-        labelled += list(zip(times, means, names, strict=True))
-    # Above and below by turns, from left to right, so that neighbours do not cover each other.
-    for turn, (x, y, name) in enumerate(sorted(labelled)):
-        below = turn % 2
-        axes.annotate(
-            name, (x, y), (0, -7 if below else 7), textcoords="offset points", fontsize=8,
-            ha="center", va="top" if below else "bottom",
-        )  # fmt: skip
+    colours = dict(zip(dict.fromkeys(v.model for v in table.variants), COLOURS, strict=False))
+    for variant, marker in zip(table.variants, itertools.cycle(MARKERS), strict=False):
+        values = results[variant].average_precision()
+        middle = mean(values)
+        axes.errorbar(
+            1e3 * results[variant].time_per_image,
+            middle,
+            [[middle - min(values)], [max(values) - middle]],
+            fmt=marker,
+            markersize=8,
+            color=colours[variant.model],
+            label=f"{variant.model} {variant.name}".strip(),
+            capsize=2,
+        )
     axes.set_title(table.name)
     axes.set_xlabel("time per image (ms)")
     axes.set_ylabel("box AP")
-    axes.margins(0.15)
+    axes.margins(0.1)
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    if len(models) > 1:
-        axes.legend(frameon=False)
+    # Beside the points there is no room for names where several are close together.
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))

@@ -30,7 +30,11 @@ class Workload:
         if case.compile:
             compile_backbone(self.model)
         torch.manual_seed(1)
-        self.inputs = _detector_inputs(case) if case.detector else _backbone_inputs(case)
+        self.inputs = (
+            random_pictures(case.image_size, case.batch)
+            if case.detector
+            else _backbone_inputs(case)
+        )
         self.autocast = torch.autocast(
             case.device,
             dtype=DTYPES[case.dtype] if case.dtype != "fp32" else torch.bfloat16,
@@ -85,23 +89,35 @@ def _backbone_inputs(case: Case) -> Tensor:
     return torch.randn(case.batch, 3, *case.image_size, device=case.device)
 
 
-def _detector_inputs(case: Case) -> list[dict[str, Any]]:
-    """Random pictures with octagons as objects, in the format of Detectron2's data loaders."""
-    height, width = case.image_size
-    inputs = []
-    for _ in range(case.batch):
+def random_pictures(
+    size: tuple[int, int], count: int, objects: int = OBJECTS
+) -> list[dict[str, Any]]:
+    """Random pictures with octagons as objects, in the format of Detectron2's data loaders.
+
+    Args:
+        size: height and width in pixels.
+        count: number of pictures.
+        objects: of each picture, all of class 0.
+    """
+    height, width = size
+    pictures = []
+    for _ in range(count):
         # From a sixteenth of the sides to half of them, anywhere in the picture.
-        extent = torch.rand(OBJECTS, 2) * 7 / 16 + 1 / 16
-        corner = torch.rand(OBJECTS, 2) * (1 - extent)
+        extent = torch.rand(objects, 2) * 7 / 16 + 1 / 16
+        corner = torch.rand(objects, 2) * (1 - extent)
         boxes = torch.cat([corner, corner + extent], dim=1)
         boxes = boxes * torch.tensor([width, height, width, height])
-        instances = Instances(case.image_size)
+        instances = Instances(size)
         instances.gt_boxes = Boxes(boxes)
-        instances.gt_classes = torch.zeros(OBJECTS, dtype=torch.int64)
+        instances.gt_classes = torch.zeros(objects, dtype=torch.int64)
         instances.gt_masks = PolygonMasks([[_octagon(box)] for box in boxes.numpy()])
         image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
-        inputs.append(dict(image=image, height=height, width=width, instances=instances))
-    return inputs
+        # All of it background; only panoptic detectors look at this.
+        stuff = torch.zeros(size, dtype=torch.int64)
+        pictures.append(
+            dict(image=image, height=height, width=width, instances=instances, sem_seg=stuff)
+        )
+    return pictures
 
 
 def _octagon(box: np.ndarray) -> np.ndarray:

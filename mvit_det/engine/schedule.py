@@ -58,7 +58,7 @@ def fit_schedule(
 
     if old_iterations > 0:
         stretch = iterations / old_iterations
-        _stretch_multiplier(config.lr_multiplier, stretch, before / batch)
+        _stretch_warmup(config.lr_multiplier, stretch, before / batch)
         config.train.eval_period = _stretched(config.train.eval_period, stretch)
         checkpointer = config.train.checkpointer
         checkpointer.period = _stretched(checkpointer.period, stretch)
@@ -80,27 +80,27 @@ def describe_schedule(config: DictConfig) -> str:
         text += f", warm-up {round(multiplier.warmup_length * settings.max_iter)} iterations"
     steps = multiplier.get("scheduler", multiplier)
     if "milestones" in steps:
-        text += f", steps at {', '.join(map(str, steps.milestones))}"
+        shares = [
+            step / (steps.get("num_updates") or steps.milestones[-1]) for step in steps.milestones
+        ]
+        iterations = [str(round(share * settings.max_iter)) for share in shares if share < 1]
+        text += f", steps at {', '.join(iterations)}"
     return f"{text}, an evaluation every {settings.eval_period or settings.max_iter}"
 
 
-def _stretch_multiplier(multiplier: Any, stretch: float, warmup_stretch: float) -> None:
-    """Fits a learning rate multiplier to a training that is `stretch` times as long, in place.
+def _stretch_warmup(multiplier: Any, stretch: float, warmup_stretch: float) -> None:
+    """Fits the warm-up to a training that is `stretch` times as long, in place.
 
-    fvcore's schedulers work on shares of the training, but for the milestones of steps; the
-    warm-up shall be `warmup_stretch` times as long instead.
+    fvcore's schedulers work on shares of the training, whatever they count in; so their steps stay
+    where they are. But the warm-up shall be `warmup_stretch` times as long as it was.
     """
-    if "warmup_length" in multiplier:
-        length = multiplier.warmup_length * warmup_stretch / stretch
-        longest = max(LONGEST_WARMUP, multiplier.warmup_length)
-        if length > longest:
-            logger.warning("The warm-up is cut to %d %% of the training", 100 * longest)
-        multiplier.warmup_length = min(length, longest)
-    steps = multiplier.get("scheduler", multiplier)
-    if "milestones" in steps:
-        steps.milestones = [_stretched(step, stretch) for step in steps.milestones]
-    if "num_updates" in steps:
-        steps.num_updates = _stretched(steps.num_updates, stretch)
+    if "warmup_length" not in multiplier:
+        return
+    length = multiplier.warmup_length * warmup_stretch / stretch
+    longest = max(LONGEST_WARMUP, multiplier.warmup_length)
+    if length > longest:
+        logger.warning("The warm-up is cut to %d %% of the training", 100 * longest)
+    multiplier.warmup_length = min(length, longest)
 
 
 def _stretched(iterations: int, factor: float) -> int:

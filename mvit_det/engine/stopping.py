@@ -1,14 +1,12 @@
 """Stopping a training on request, in place of dying on it."""
 
-import logging
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-logger = logging.getLogger(__name__)
 
 # A terminal sends Ctrl-C to a process and to its parent, which passes it on: that is one request.
 _SAME_REQUEST = 2.0  # seconds
@@ -49,10 +47,9 @@ class StopRequest:
             signal.raise_signal(number)
         if not self:
             self.signal, self.since = number, now
-            logger.warning(
-                "%s: stopping after this step; once more stops at once",
-                signal.Signals(number).name,
-            )
+            # Not by the logger: it may be in the middle of a line.
+            name = signal.Signals(number).name
+            os.write(2, f"{name}: stopping after this step; once more stops at once\n".encode())
 
 
 @contextmanager

@@ -94,6 +94,7 @@ class MViTv2(nn.Module):
         expand_attn: bool = True,
         full_query_pooling: bool = True,
         full_key_pooling: bool = True,
+        pool_global_more: bool = True,
         residual_pooling: bool = True,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
@@ -130,6 +131,8 @@ class MViTv2(nn.Module):
                 only where a stage begins, as MViTv1 does.
             full_key_pooling: pools keys and values also where the stride is 1. Without, and with
                 `key_stride=1`, they are not pooled at all, as in ViT.
+            pool_global_more: doubles the stride of key and value pooling in Hwin's global blocks of
+                the second and third stage.
             residual_pooling: adds the pooled query to the output of attention.
             mlp_ratio: hidden width of the MLPs over their outer width.
             qkv_bias: whether query, key and value have a bias.
@@ -182,6 +185,7 @@ class MViTv2(nn.Module):
             expand_attn=expand_attn,
             full_query_pooling=full_query_pooling,
             full_key_pooling=full_key_pooling,
+            pool_global_more=pool_global_more,
         )
         if pretrain_img_size % (patch_stride * 2 ** (len(depths) - 1)):
             raise ValueError(

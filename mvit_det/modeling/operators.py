@@ -1,7 +1,12 @@
 """What operators of our own have to know about how PyTorch runs them."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+_plain = False
 
 
 def in_autocast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -15,4 +20,15 @@ def in_autocast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def own_operators_run() -> bool:
     """Whether the model runs in PyTorch; exporters know PyTorch's own operators only."""
-    return not (torch.compiler.is_exporting() or torch.jit.is_tracing())
+    return not (_plain or torch.compiler.is_exporting() or torch.jit.is_tracing())
+
+
+@contextlib.contextmanager
+def plain_operators() -> Iterator[None]:
+    """Runs models on the CPU with PyTorch's own operators only, the way they take on a GPU."""
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before

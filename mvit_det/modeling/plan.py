@@ -72,6 +72,7 @@ def plan_blocks(
     expand_attn: bool = True,
     full_query_pooling: bool = True,
     full_key_pooling: bool = True,
+    pool_global_more: bool = True,
 ) -> list[BlockPlan]:
     """Plans the blocks of an MViTv2 (paper, sections 4.1 to 4.3 and table 1), or of its variants.
 
@@ -79,7 +80,7 @@ def plan_blocks(
     key stride and window halve along with the grid. The first block of a stage still sees the grid
     of the stage before, and so uses its window.
 
-    With "hwin", `global_blocks` are global, and pool keys twice as much in the second and third
+    With "hwin", `global_blocks` are global, and may pool keys twice as much in the second and third
     stage, to afford that. With "shifted_window", every second block of a stage moves its windows by
     half their side (Swin, section 3.2). With "global", the plan of pre-training, no block has
     windows. No variant changes a parameter.
@@ -98,6 +99,8 @@ def plan_blocks(
             of the last block before it.
         full_query_pooling: whether queries pass a pooling also where its stride is 1.
         full_key_pooling: the same for keys and values.
+        pool_global_more: whether Hwin's global blocks of the second and third stage pool keys
+            twice as much.
 
     Raises:
         ValueError: an argument is out of range or does not fit the others; names the values.
@@ -135,7 +138,7 @@ def plan_blocks(
             # Halvings of the grid before this block.
             halvings = stage - 1 if begins else stage
             is_global = len(blocks) in global_indexes
-            pools_more = is_global and stage in (1, 2) and key_stride > 1
+            pools_more = pool_global_more and is_global and stage in (1, 2) and key_stride > 1
             widens = is_last and stage < last_stage and not expand_attn
             query_stride = 2 if begins else 1
             block_key_stride = 2 * stage_key_stride if pools_more else stage_key_stride

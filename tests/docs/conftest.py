@@ -12,14 +12,18 @@ Every ```bash and every ```python block of the page is run, in order, in that fo
 other language, such as ```text, are left alone.
 """
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from mvit_det.data.shapes import generate_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -128,3 +132,23 @@ def run_page():
 def run_text():
     """As `run_page`, for the text of a page."""
     return lambda text, folder, **environment: run_blocks(text, "page.md", folder, environment)
+
+
+@pytest.fixture
+def write_parts():
+    """Writes `parts` into a folder: twelve pictures of three kinds of parts, as the pages say."""
+
+    def write(folder):
+        classes = {1: 10, 2: 10, 3: 20, 4: 20, 5: 70}
+        for split, seed in (("train", 0), ("val", 1)):
+            dataset = generate_shapes(folder / "shapes", 8 if split == "train" else 4, 64, seed)
+            for annotation in dataset["annotations"]:
+                annotation["category_id"] = classes[annotation["category_id"]]
+            names = {10: "bolt", 20: "nut", 70: "washer"}
+            dataset["categories"] = [{"id": number, "name": name} for number, name in names.items()]
+            (folder / "parts").mkdir(exist_ok=True)
+            (folder / "parts" / f"{split}.json").write_text(json.dumps(dataset))
+            (folder / "shapes" / "images").rename(folder / "parts" / split)
+            shutil.rmtree(folder / "shapes")
+
+    return write

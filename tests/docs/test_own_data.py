@@ -1,6 +1,5 @@
 """What docs/own-data.md tells its readers to run."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -11,29 +10,13 @@ from detectron2.config import instantiate
 from mvit_det import model_zoo
 from mvit_det.checkpoint.download import cache_path
 from mvit_det.data.images import read_image
-from mvit_det.data.shapes import generate_shapes
 from mvit_det.engine import load_config
 from mvit_det.prediction.video import VideoReader, VideoWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def write_parts(folder):
-    """Twelve pictures of three kinds of parts."""
-    classes = {1: 10, 2: 10, 3: 20, 4: 20, 5: 70}
-    for split, seed in (("train", 0), ("val", 1)):
-        dataset = generate_shapes(folder / "shapes", 8 if split == "train" else 4, 64, seed)
-        for annotation in dataset["annotations"]:
-            annotation["category_id"] = classes[annotation["category_id"]]
-        names = {10: "bolt", 20: "nut", 70: "washer"}
-        dataset["categories"] = [{"id": number, "name": name} for number, name in names.items()]
-        (folder / "parts").mkdir(exist_ok=True)
-        (folder / "parts" / f"{split}.json").write_text(json.dumps(dataset))
-        (folder / "shapes" / "images").rename(folder / "parts" / split)
-        shutil.rmtree(folder / "shapes")
-
-
-def test_own_data(run_page, tmp_path, monkeypatch):
+def test_own_data(run_page, write_parts, tmp_path, monkeypatch):
     write_parts(tmp_path)
     # A small model in the place of the page's, and its weights where the download would be.
     shutil.copytree(ROOT / "configs", tmp_path / "configs")

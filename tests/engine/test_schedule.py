@@ -38,7 +38,6 @@ def test_a_smaller_batch_sees_as_many_pictures_at_a_lower_rate(caplog):
     assert config.optimizer.lr == pytest.approx(1.6e-4 / 4)
     # Warm-up over 250 iterations of 64 pictures.
     assert config.lr_multiplier.warmup_length * config.train.max_iter == pytest.approx(1000)
-    assert config.lr_multiplier.scheduler.milestones == [210_000, 250_000]
     assert rates(config, 0, 0.5, 0.8, 0.95) == pytest.approx([0.001, 1, 0.1, 0.01])
     assert config.train.eval_period == 20_000
     assert config.train.checkpointer.period == 20_000
@@ -48,14 +47,14 @@ def test_a_smaller_batch_sees_as_many_pictures_at_a_lower_rate(caplog):
     )
 
 
-def test_epochs_count_the_pictures_there_are():
+def test_epochs_count_the_pictures_there_are(caplog):
     config = make_config(images=6400)
-    fit_schedule(config, epochs=12)
+    with caplog.at_level(logging.INFO, logger="mvit_det"):
+        fit_schedule(config, epochs=12)
     assert config.train.max_iter == 1200
     assert config.optimizer.lr == 1.6e-4
-    assert config.lr_multiplier.scheduler.milestones == [round(1200 * 7 / 9), round(1200 * 25 / 27)]
-    assert config.lr_multiplier.scheduler.num_updates == 1200
-    assert rates(config, 0.5, 0.8, 0.95) == pytest.approx([1, 0.1, 0.01])
+    assert rates(config, 0.5, 0.77, 0.78, 0.92, 0.93) == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    assert f"steps at {round(1200 * 7 / 9)}, {round(1200 * 25 / 27)}, " in caplog.text
 
 
 def test_warm_up_leaves_most_of_a_short_training(caplog):
@@ -65,6 +64,14 @@ def test_warm_up_leaves_most_of_a_short_training(caplog):
     assert config.lr_multiplier.warmup_length == 0.1
     assert "The warm-up is cut to 10 % of the training" in caplog.text
     assert config.train.eval_period == 6
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 4])
+def test_trainings_of_a_few_iterations_have_a_schedule_too(iterations):
+    config = make_config(images=4)
+    fit_schedule(config, epochs=iterations, batch_size=4)
+    assert config.train.max_iter == iterations
+    assert rates(config, 0.5, 0.8, 0.95) == pytest.approx([1, 0.1, 0.01])
 
 
 def test_accumulation_changes_no_schedule():

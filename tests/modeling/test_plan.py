@@ -116,6 +116,13 @@ def test_a_key_stride_of_one_is_one_throughout(attention):
     assert all(block.pools_key for block in plan)
 
 
+def test_global_blocks_may_pool_no_more_than_others():
+    plan = plan_blocks(**TINY, pool_global_more=False)
+    assert [block.key_stride for block in plan] == [4, 2, 2, 1, 1, 1, 1, 1, 1, 1]
+    for block, other in zip(plan, plan_blocks(**TINY)):
+        assert replace(block, key_stride=0) == replace(other, key_stride=0)
+
+
 def test_poolings_with_a_stride_of_one_may_be_left_out():
     plan = plan_blocks(**TINY, full_query_pooling=False)
     assert [block.pools_query for block in plan] == [block.query_stride == 2 for block in plan]

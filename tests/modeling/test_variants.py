@@ -21,7 +21,10 @@ VIT = dict(
     key_stride=1, full_query_pooling=False, full_key_pooling=False, residual_pooling=False,
     window_size=4, pretrain_img_size=64, out_features=("scale4",),
 )  # fmt: skip
-V1 = dict(position="absolute", expand_attn=False, residual_pooling=False, full_query_pooling=False)
+V1 = dict(
+    position="absolute", expand_attn=False, residual_pooling=False, full_query_pooling=False,
+    pool_global_more=False,
+)  # fmt: skip
 
 
 def randomize(model):

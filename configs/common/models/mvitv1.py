@@ -2,7 +2,8 @@
 
 Absolute positions (of a picture, which has no time axis, one table), no relative ones, no residual
 pooling, queries pooled only where a stage begins, and widening in the MLP before that. Detection
-with it combines it with Hwin (MViTv2, section 5.2).
+with it combines it with Hwin (MViTv2, section 5.2), whose global blocks pool no more than others:
+so the multiply-adds are the published ones.
 """
 
 MVITV1 = dict(
@@ -10,4 +11,5 @@ MVITV1 = dict(
     residual_pooling=False,
     full_query_pooling=False,
     expand_attn=False,
+    pool_global_more=False,
 )

@@ -1,0 +1,267 @@
+"""How much of a GPU's memory a training needs, estimated without a GPU.
+
+The estimate is the sum of what is held at the end of a forward pass, where a training holds most:
+
+    parameters + gradients + optimizer + average      whatever the pictures
+    + activations, once + pictures × each             what the backward pass needs
+    + reserve                                         what nobody can count from here
+
+Activations are those that PyTorch keeps for the backward pass, each storage counted once, in a
+forward pass on the CPU that goes the way of a GPU: with the operators and in the types of CUDA. Of
+blocks that are checkpointed those are the inputs; what such a block needs when it is computed again
+counts where it makes a larger sum than all that is kept at the end of the forward pass. "Once" is
+what does not grow with the pictures, mostly weights in half precision.
+
+It is an estimate: what kernels need besides and what the allocator loses are in the reserve.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import instantiate
+from detectron2.utils.events import EventStorage
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from typing_extensions import Self
+
+from ..errors import ConfigError
+from ..modeling import MViTv2
+from ..modeling.operators import plain_operators
+from .workload import random_pictures
+
+GIB = 2**30
+# CUDA's context and libraries, workspaces of convolutions, and the overlaps of all anchors with the
+# objects of a crowded picture.
+RESERVE = 3 * GIB // 2
+# For what the backward pass computes with, and for what the allocator rounds up or cannot reuse.
+RESERVE_SHARE = 0.1
+# As many as a picture has positive regions at most, so that the heads see the most they ever do.
+OBJECTS = 128
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that one process needs in training, by what they are for.
+
+    Attributes:
+        parameters: of the model, with its buffers.
+        gradients: of the parameters that are trained.
+        optimizer: its state.
+        average: averaged weights, where the training has them.
+        activations_once: kept for the backward pass whatever the number of pictures.
+        activations_each: kept for the backward pass of each picture.
+        pictures: that are seen at once.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    average: int
+    activations_once: int
+    activations_each: int
+    pictures: int
+
+    @property
+    def activations(self) -> int:
+        """Kept for the backward pass."""
+        return self.activations_once + self.pictures * self.activations_each
+
+    @property
+    def counted(self) -> int:
+        """All but the reserve."""
+        state = self.parameters + self.gradients + self.optimizer + self.average
+        return state + self.activations
+
+    @property
+    def reserve(self) -> int:
+        """`RESERVE` and `RESERVE_SHARE` of what is counted."""
+        return RESERVE + round(RESERVE_SHARE * self.counted)
+
+    @property
+    def total(self) -> int:
+        """What the GPU needs to have."""
+        return self.counted + self.reserve
+
+
+def estimate_memory(config: DictConfig, size: tuple[int, int]) -> MemoryEstimate:
+    """Estimates what the training of a detector needs on one GPU.
+
+    The whole detector sees one, and then two random pictures on the CPU.
+
+    Args:
+        config: `model`, `optimizer`, `dataloader.train.total_batch_size`, and of `train`
+            `accumulate`, `amp` and `ema`. fp16 and bf16 count alike.
+        size: height and width of the pictures in pixels.
+
+    Raises:
+        ConfigError: the batch cannot be split into `train.accumulate` parts.
+    """
+    batch, parts = config.dataloader.train.total_batch_size, config.train.accumulate
+    if batch % parts:
+        raise ConfigError(
+            f"a batch of {batch} pictures cannot be split into train.accumulate={parts} equal parts"
+        )
+    torch.manual_seed(0)
+    model = instantiate(config.model).train()
+    one, two = (
+        activation_bytes(model, random_pictures(size, count, OBJECTS), config.train.amp.enabled)
+        for count in (1, 2)
+    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return MemoryEstimate(
+        parameters=total_bytes([*model.parameters(), *model.buffers()]),
+        gradients=total_bytes(trained),
+        optimizer=optimizer_bytes(config.optimizer, model),
+        average=total_bytes(trained) if config.train.ema.enabled else 0,
+        activations_once=2 * one - two,
+        activations_each=two - one,
+        pictures=batch // parts,
+    )
+
+
+def activation_bytes(model: nn.Module, inputs: Any, mixed_precision: bool) -> int:
+    """What the backward pass of a model in training mode needs besides its weights, on a GPU.
+
+    That is most at its beginning; or, with checkpointing, where a block is computed again and what
+    came before the block is still kept.
+
+    Args:
+        model: on the CPU.
+        inputs: of the model, on the CPU.
+        mixed_precision: computes with autocast, in bf16.
+    """
+    weights = [*model.parameters(), *model.buffers()]
+    kept = KeptTensors(weights)
+    checkpointed: list[tuple[nn.Module, Any, int]] = []
+
+    def enter(block: nn.Module, args: Any) -> None:
+        checkpointed.append((block, args, kept.bytes))
+
+    hooks = [block.register_forward_pre_hook(enter) for block in _checkpointed_blocks(model)]
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision)
+    with autocast, plain_operators(), _AsOnCuda(), EventStorage():
+        with kept:
+            model(inputs)
+        for hook in hooks:
+            hook.remove()
+        most = kept.bytes
+        for block, args, before in checkpointed:
+            # The inputs of the block are among what was kept before.
+            inputs_of_block = [value for value in args if isinstance(value, Tensor)]
+            with KeptTensors([*weights, *inputs_of_block]) as again:
+                block(*args)
+            most = max(most, before + again.bytes)
+    return most
+
+
+class KeptTensors:
+    """Counts what PyTorch keeps for a backward pass, which cannot follow, in a `with` block.
+
+    Tensors that share their storage count once, and as much as all of it takes.
+    """
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        """Starts to count.
+
+        Args:
+            known: tensors that do not count.
+        """
+        self._hooks = saved_tensors_hooks(self._pack, lambda packed: packed)
+        # Weak references tell storages apart that live at one address after each other.
+        self._known = {StorageWeakRef(tensor.untyped_storage()) for tensor in known}
+        self._sizes: dict[StorageWeakRef, int] = {}
+
+    def __enter__(self) -> Self:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.__exit__(*error)
+
+    def _pack(self, tensor: Tensor) -> Any:
+        storage = tensor.untyped_storage()
+        reference = StorageWeakRef(storage)
+        if reference not in self._known:
+            self._sizes[reference] = storage.nbytes()
+
+    @property
+    def bytes(self) -> int:
+        """So far."""
+        return sum(self._sizes.values())
+
+
+def optimizer_bytes(settings: DictConfig, model: nn.Module) -> int:
+    """State of the optimizer that a config describes, after a step; the model is used up by it."""
+    # A step on tensors without data makes the state without the memory for it.
+    model.to("meta")
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+    settings = settings.copy()
+    if "fused" in settings:
+        settings.fused = False
+    settings.params.model = model
+    optimizer = instantiate(settings)
+    optimizer.step()
+    states: Iterable[Mapping[str, Any]] = optimizer.state.values()
+    return total_bytes(
+        value for state in states for value in state.values() if isinstance(value, Tensor)
+    )
+
+
+def total_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of all elements."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _checkpointed_blocks(model: nn.Module) -> list[nn.Module]:
+    return [
+        block
+        for part in model.modules()
+        if isinstance(part, MViTv2)
+        for plan, block in zip(part.plan, part.blocks, strict=True)
+        if plan.scale in part.checkpointed
+    ]
+
+
+class _AsOnCuda(TorchFunctionMode):
+    """On the CPU, keeps what CUDA keeps where the two differ in this.
+
+    Under autocast CUDA computes norms in fp32; and its fused attention keeps no logits.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return _fused_attention(*args, **(kwargs or {}))
+        if func in (F.layer_norm, F.group_norm) and torch.is_autocast_enabled("cpu"):
+            args = (args[0].float(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Keeps what the memory-efficient kernel of CUDA keeps, and leaves the arithmetic out."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Zeros in the shape of attention, (B, heads, queries, C of the values)."""
+        output = query.new_zeros(*query.shape[:-1], value.shape[-1])
+        log_sum = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, mask, output, log_sum)
+        return output
+
+
+def _fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any
+) -> Tensor:
+    return _FusedAttention.apply(query, key, value, attn_mask)
