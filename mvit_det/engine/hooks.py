@@ -134,7 +134,7 @@ class Evaluations(HookBase):
                 self._keep_if_best(averaged, "averaged weights")
             results = {**results, **{f"ema/{task}": m for task, m in averaged.items()}}
         self.results = results
-        # Figures and annotations refer to themselves, and would stay until Python comes round to it.
+        # Figures and annotations refer to themselves, and would stay until Python comes round.
         gc.collect()
         if comm.is_main_process():
             self.trainer.storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
