@@ -1,5 +1,6 @@
 """What happens between the steps of a training, besides what Detectron2 has hooks for."""
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -133,6 +134,8 @@ class Evaluations(HookBase):
                 self._keep_if_best(averaged, "averaged weights")
             results = {**results, **{f"ema/{task}": m for task, m in averaged.items()}}
         self.results = results
+        # Figures and annotations refer to themselves, and would stay until Python comes round.
+        gc.collect()
         if comm.is_main_process():
             self.trainer.storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
         comm.synchronize()
