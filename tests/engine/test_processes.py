@@ -1,6 +1,7 @@
 """Trainings over two processes, with gloo on the CPU."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ LAUNCHER = ("--num-gpus", "2", "--dist-url", "auto")
 # Sums of two halves round differently than sums of a whole; AdamW's first steps, which are as
 # large for a tiny gradient as for a large one, magnify that.
 TOLERANCE = 1e-5
+STEPS = "train.max_iter=4"
 
 
 def start_regression(launcher, *arguments):
@@ -63,7 +65,7 @@ def test_two_machines_train_as_one_does(tmp_path):
 def one_process(run, tmp_path_factory):
     """A detector, trained by one process in two parts per batch."""
     output = tmp_path_factory.mktemp("one")
-    run(output, "--accumulate", "2", "train.max_iter=3")
+    run(output, "--accumulate", "2", STEPS)
     return output
 
 
@@ -73,15 +75,15 @@ def test_a_detector_trained_by_two_processes(run, one_process, tmp_path):
     And torchrun's processes do the very same as those of Detectron2's launcher, even if one of
     them dies and torchrun starts them again.
     """
-    run(tmp_path / "launch", *LAUNCHER, "train.max_iter=3")
+    run(tmp_path / "launch", *LAUNCHER, STEPS)
     elastic = (*TORCHRUN, "--max-restarts=1")
-    process = run.start(tmp_path / "torchrun", "--resume", "train.max_iter=3", launcher=elastic)
+    process = run.start(tmp_path / "torchrun", "--resume", STEPS, launcher=elastic)
     printed = read_until("Saved", process)
     children_of(process, "--config-file")[1].send_signal(signal.SIGKILL)
     rest, _ = process.communicate(timeout=120)
     assert process.returncode == 0, rest
-    assert "Training from iteration 0 to 3" in printed
-    assert "Training from iteration 2 to 3" in rest
+    assert "Training from iteration 0 to 4" in printed
+    assert "Training from iteration 2 to 4" in rest
 
     launched, restarted = load(tmp_path / "launch"), load(tmp_path / "torchrun")
     assert differences(launched, restarted) == []
@@ -98,19 +100,25 @@ def test_a_sharded_training_goes_on_in_one_piece_and_the_other_way_round(
     run, one_process, tmp_path
 ):
     """Checkpoints are the same files, whatever number of processes write or read them."""
-    sharded = tmp_path / "sharded"
-    run(sharded, *LAUNCHER, "train.parallel=fsdp", "train.max_iter=3")
-    checkpoint, whole = load(sharded), load(one_process)
-    assert largest_difference(checkpoint["model"], whole["model"]) < TOLERANCE
-    assert checkpoint["trainer"]["optimizer"].keys() == whole["trainer"]["optimizer"].keys()
-    average = checkpoint["trainer"]["hooks"]["WeightAverage"]["average"]
-    assert (
-        largest_difference(average, whole["trainer"]["hooks"]["WeightAverage"]["average"])
-        < TOLERANCE
-    )
-    run(one_process, *LAUNCHER, "--resume", "train.parallel=fsdp", "train.max_iter=5")
-    run(sharded, "--resume", "--accumulate", "2", "train.max_iter=5")
-    assert largest_difference(load(sharded)["model"], load(one_process)["model"]) < TOLERANCE
+    shutil.copy(one_process / "model_0000002.pth", tmp_path)
+    sharded = (*LAUNCHER, "train.parallel=fsdp", "train.checkpointer.period=1")
+    run(tmp_path, *sharded, "--resume", STEPS)
+    expected, written = load(one_process), load(tmp_path)
+    assert largest_difference(written["model"], expected["model"]) < TOLERANCE
+
+    for name in ("last_checkpoint", "model_final.pth", "model_0000002.pth"):
+        (tmp_path / name).unlink()
+    checkpoint = load(tmp_path, "model_0000003")
+    assert checkpoint.keys() == expected.keys()
+    run(tmp_path, "--resume", "--accumulate", "2", STEPS)
+    found = load(tmp_path)
+    assert found["iteration"] == 3
+    assert largest_difference(found["model"], expected["model"]) < TOLERANCE
+    averages = [
+        content["trainer"]["hooks"]["WeightAverage"]["average"] for content in (found, expected)
+    ]
+    assert largest_difference(*averages) < TOLERANCE
+    assert found["trainer"]["optimizer"].keys() == expected["trainer"]["optimizer"].keys()
 
 
 def test_a_dying_process_ends_all_with_one_sentence(run, tmp_path):

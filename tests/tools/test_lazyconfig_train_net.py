@@ -63,7 +63,7 @@ def metrics(output):
 
 
 @pytest.mark.parametrize("detector", ["mask_rcnn", "cascade_mask_rcnn"])
-def test_trains_resumes_and_evaluates_on_real_pictures(detector, small_coco, tmp_path):
+def test_trains_and_evaluates_on_real_pictures(detector, small_coco, tmp_path):
     config = ("--config-file", f"configs/COCO/{detector}_mvitv2_t.py", "--device", "cpu")
     options = (*SMALL, f"train.output_dir={tmp_path}")
 
@@ -78,12 +78,8 @@ def test_trains_resumes_and_evaluates_on_real_pictures(detector, small_coco, tmp
     assert "Evaluation results for segm" in first.stdout
     assert (tmp_path / "evaluation" / "predictions.png").stat().st_size > 10_000
 
-    resumed = run_tool(*config, "--resume", *options, "train.max_iter=3", datasets=small_coco)
-    assert "Training from iteration 2 to 3" in resumed.stdout
-    assert [line["iteration"] for line in metrics(tmp_path) if "total_loss" in line] == [0, 1, 2]
     results = tmp_path / "evaluation" / "coco_instances_results.json"
     at_the_end = json.loads(results.read_text())
-
     results.unlink()
     weights = f"train.init_checkpoint={tmp_path}/model_final.pth"
     evaluated = run_tool(*config, "--eval-only", *options, weights, datasets=small_coco)
