@@ -51,7 +51,7 @@ demo: $(READY) ## Train, evaluate and draw a small model on generated images, in
 
 .PHONY: test
 test: $(READY) ## Run all tests (DETECTRON2_DATASETS: folder that holds coco/, for tests on real images)
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest tests --numprocesses=$(WORKERS) --dist=loadfile $(PYTEST_FLAGS)
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest tests --numprocesses=$(WORKERS) --dist=worksteal $(PYTEST_FLAGS)
 
 .PHONY: soak
 soak: $(READY) ## Train for 2,000 steps and check that memory and open files do not grow, in minutes
