@@ -1,6 +1,7 @@
 """Fitting a schedule to another batch, another length of training, or more parts of a batch."""
 
 import logging
+import math
 from typing import Any
 
 from detectron2.config import instantiate
@@ -34,15 +35,15 @@ def fit_schedule(
         accumulate: parts in which each process sees its share of a batch; None keeps it.
 
     Raises:
-        ConfigError: a number is not positive, or the schedule is of another kind.
+        ConfigError: a number is not positive or not finite, or the config has no length to go by.
     """
     for name, number in (
         ("epochs", epochs),
         ("batch-size", batch_size),
         ("accumulate", accumulate),
     ):
-        if number is not None and number <= 0:
-            raise ConfigError(f"--{name} must be positive, not {number}")
+        if number is not None and not 0 < number < math.inf:
+            raise ConfigError(f"--{name} must be positive and finite, not {number}")
     if accumulate is not None:
         config.train.accumulate = accumulate
     before = config.dataloader.train.total_batch_size

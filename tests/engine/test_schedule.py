@@ -93,8 +93,15 @@ def test_schedules_without_steps_are_relative():
 
 @pytest.mark.parametrize("name", ["epochs", "batch_size", "accumulate"])
 def test_numbers_have_to_be_positive(name):
-    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} must be positive, not 0"):
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(ConfigError, match=f"{flag} must be positive and finite, not 0"):
         fit_schedule(make_config(), **{name: 0})
+
+
+@pytest.mark.parametrize("epochs", [float("nan"), float("inf"), -1.0])
+def test_epochs_that_are_no_number_of_passes(epochs):
+    with pytest.raises(ConfigError, match=f"--epochs must be positive and finite, not {epochs}"):
+        fit_schedule(make_config(), epochs=epochs)
 
 
 def test_a_config_without_a_length():
