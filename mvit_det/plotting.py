@@ -3,7 +3,7 @@
 import contextlib
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import matplotlib
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 
 # Distinct to colour-blind eyes, too (Okabe and Ito's palette, and two of a kind).
 COLOURS = (
@@ -68,6 +69,27 @@ def tidy(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     axes.set_axisbelow(True)
     axes.grid(True, axis=grid, which="major", color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def list_lines(axes: Axes, lines: Sequence[Line2D], labels: Sequence[str], title: str) -> None:
+    """A legend inside the diagram, through which what it covers can still be seen.
+
+    Args:
+        axes: to be changed.
+        lines, labels: of equal number, from top to bottom.
+        title: over them.
+    """
+    axes.legend(
+        lines,
+        labels,
+        title=title,
+        alignment="left",
+        loc="best",
+        fontsize=8,
+        title_fontsize=8,
+        framealpha=0.85,
+        edgecolor="none",
+    )
 
 
 def say(axes: Axes, text: str) -> None:

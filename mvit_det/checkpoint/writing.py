@@ -47,6 +47,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def disk_error(error: Exception) -> OSError | None:
+    """What the disk has against a file that could not be written; None if it is something else.
+
+    PyTorch fails over the file that is too short, and only hints at why it is.
+    """
+    reason = error if isinstance(error, OSError) else error.__context__
+    return reason if isinstance(reason, OSError) else None
+
+
 def save_torch(data: Any, path: Path) -> None:
     """`torch.save` that says what the disk has against it.
 
@@ -57,9 +66,9 @@ def save_torch(data: Any, path: Path) -> None:
         with open(path, "wb") as file:
             torch.save(data, file)
     except RuntimeError as error:
-        # PyTorch fails over the file that is too short, and only hints at why it is.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from error
+        reason = disk_error(error)
+        if reason is not None:
+            raise reason from error
         raise
 
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ..checkpoint import Checkpointer, load_weights
+from ..checkpoint.writing import disk_error
 from ..data import check_datasets
 from ..data.workers import deaths_of_workers_explained
 from ..errors import CheckpointError, OutputError
@@ -40,9 +41,8 @@ def _refusals_explained() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # PyTorch fails over the file that is too short, and only hints at why it is.
-        reason = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(reason, OSError) or reason.errno not in _REFUSALS:
+        reason = disk_error(error)
+        if reason is None or reason.errno not in _REFUSALS:
             raise
         raise OutputError(
             f"cannot write results of the evaluation ({reason.strerror}); make room there, or "

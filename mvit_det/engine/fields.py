@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.loading import BAD_IMAGE_POLICIES
+from .parallel import PARALLEL
+
 _KINDS = {
     bool: "true or false",
     float: "a number",
@@ -82,7 +85,7 @@ FIELDS: Mapping[str, Field] = {
     "train.ema.warmup": Field(int, least=0),
     "train.best_metric": Field(str),
     "train.nonfinite_limit": Field(int, least=0),
-    "train.parallel": Field(str, choices=("ddp", "fsdp")),
+    "train.parallel": Field(str, choices=PARALLEL),
     "train.ddp.broadcast_buffers": Field(bool),
     "train.ddp.find_unused_parameters": Field(bool),
     "train.ddp.fp16_compression": Field(bool),
@@ -96,7 +99,7 @@ FIELDS: Mapping[str, Field] = {
     "data.val_json": Field(str),
     "data.val_images": Field(str),
     "data.class_names": Field(list),
-    "data.on_bad_image": Field(str, choices=("raise", "skip")),
+    "data.on_bad_image": Field(str, choices=BAD_IMAGE_POLICIES),
 }
 
 

@@ -66,7 +66,8 @@ class Evaluations(HookBase):
     evaluation at the end have to be.
 
     Attributes:
-        results: metrics of the last evaluation by task; those of the average under "ema".
+        results: metrics of the last evaluation by task; those of the average
+            with "ema/" before the task.
     """
 
     def __init__(

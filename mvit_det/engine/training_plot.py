@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..evaluation import TASK_NAMES
-from ..plotting import COLOURS, any_text, new_figure, say, tidy
+from ..plotting import COLOURS, any_text, list_lines, new_figure, say, tidy
 
 # Of the metrics of an evaluation, those that are drawn.
 SUMMARIES = ("AP", "PQ")
@@ -137,16 +137,8 @@ def _draw(
     axes.set_ylim(0, 1.1 * highest or 1)
     drawn.sort(key=lambda entry: -entry[0])
     if any(label for _, label, _ in drawn):
-        axes.legend(
-            [line for _, _, line in drawn],
-            [f"{value:.3g}  {label}" for value, label, _ in drawn],
-            title="at the end",
-            alignment="left",
-            fontsize=8,
-            title_fontsize=8,
-            framealpha=0.85,
-            edgecolor="none",
-        )
+        texts = [f"{value:.3g}  {label}" for value, label, _ in drawn]
+        list_lines(axes, [line for _, _, line in drawn], texts, "at the end")
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:

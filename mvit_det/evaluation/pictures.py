@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..plotting import COLOURS, any_text, new_figure, say, shorten, tidy
+from ..plotting import COLOURS, any_text, list_lines, new_figure, say, shorten, tidy
 from .task import RECALLS, TASK_NAMES, TaskEvaluation
 
 # What a curve may be about: title and IoU, None for the mean of all; and how the mean of all
@@ -111,17 +111,8 @@ def _draw_curves(
         say(axes, "no annotated objects")
         return
     drawn.sort(key=lambda entry: -entry[0])
-    axes.legend(
-        [line for _, _, line in drawn],
-        [f"{area:5.1f}  {shorten(name, 22)}" for area, name, _ in drawn],
-        title="AP",
-        alignment="left",
-        loc="best",
-        fontsize=8,
-        title_fontsize=8,
-        framealpha=0.85,
-        edgecolor="none",
-    )
+    labels = [f"{area:5.1f}  {shorten(name, 22)}" for area, name, _ in drawn]
+    list_lines(axes, [line for _, _, line in drawn], labels, "AP")
 
 
 def _in_columns(ranking: np.ndarray) -> list[tuple[str, np.ndarray]]:
