@@ -45,7 +45,7 @@ setup(
         "pillow",
         "pycocotools>=2.0.2",
         "safetensors>=0.4",
-        # Detectron2 cuts polygons with it where pictures are cropped, and does not ask for it.
+        # Detectron2 cuts polygons with it where images are cropped, and does not ask for it.
         "shapely>=2.0",
         "tensorboard",
         "torch>=2.7",

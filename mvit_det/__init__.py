@@ -1,7 +1,7 @@
 """MViTv2 for Detectron2: object detection and instance segmentation.
 
 The model itself needs PyTorch only. Where Detectron2 is installed, importing this package also
-registers the backbones and the generated data sets with it, and has it load LVIS by itself.
+registers the backbones and the generated datasets with it, and has it load LVIS by itself.
 """
 
 import warnings

@@ -10,11 +10,11 @@ class ConfigError(MViTDetError, ValueError):
 
 
 class DatasetError(MViTDetError):
-    """A data set that is missing or broken."""
+    """A dataset that is missing or broken."""
 
 
 class ImageError(DatasetError):
-    """A picture that cannot be read, or cannot be what its annotations say."""
+    """An image that cannot be read, or cannot be what its annotations say."""
 
 
 class TrainingError(MViTDetError):

@@ -44,7 +44,7 @@ class ZooModel:
         box_ap, mask_ap: on COCO val2017, in percent; None for ImageNet models.
         accuracy: top-1 on ImageNet-1K at 224 pixels, in percent; None where not published.
         parameters: in millions.
-        flops: in 10^9 multiply-adds: of detectors for a COCO picture, of others for 224 pixels.
+        flops: in 10^9 multiply-adds: of detectors for a COCO image, of others for 224 pixels.
         config: of a detector, within `configs/`; '' for ImageNet models.
         size: of an ImageNet model, a letter.
         arguments: of an ImageNet model, in which it differs from its size.

@@ -1,4 +1,4 @@
-"""Pictures of instances: drawn on one image, on a sheet, and as ground truth beside predictions."""
+"""Images of instances: drawn on one image, on a grid, and as ground truth beside predictions."""
 
 import colorsys
 import os
@@ -16,8 +16,8 @@ from pycocotools import mask as mask_util
 from .data.images import read_image
 
 MASK_OPACITY = 0.4
-PANEL_SIDES = (320, 640)  # least and most pixels of an image's longer side on a sheet
-GAP = 12  # pixels between the panels of a sheet
+PANEL_SIDES = (320, 640)  # least and most pixels of an image's longer side on a grid
+GAP = 12  # pixels between the panels of a grid
 CAPTION_HEIGHT = 28
 TITLES = ("ground truth", "prediction")
 PAPER, INK = (255, 255, 255), (40, 40, 40)
@@ -33,7 +33,7 @@ def draw_instances(
 ) -> np.ndarray:
     """Draws boxes, masks, class names and scores on a copy of an image.
 
-    A class has the same colour in every picture. Large instances are drawn first, so that small
+    A class has the same colour in every image. Large instances are drawn first, so that small
     ones stay visible.
 
     Args:
@@ -58,18 +58,18 @@ def draw_instances(
     return _draw(image, boxes, masks, labels, captions)
 
 
-def prediction_sheet(
+def prediction_grid(
     dataset_name: str,
     predictions: Sequence[Mapping[str, Any]],
     num_images: int = 12,
     score_threshold: float = 0.5,
 ) -> np.ndarray:
-    """Draws ground truth and, to its right, predictions for images of a registered data set.
+    """Draws ground truth and, to its right, predictions for images of a registered dataset.
 
     Args:
-        dataset_name: a data set in Detectron2's catalog; the images are spread evenly over it.
+        dataset_name: a dataset in Detectron2's catalog; the images are spread evenly over it.
         predictions: COCO's result format, as in ``coco_instances_results.json``: one dict per
-            instance with ``image_id``, ``category_id`` of the data set, ``bbox`` (x, y, width,
+            instance with ``image_id``, ``category_id`` of the dataset, ``bbox`` (x, y, width,
             height), ``score`` and perhaps ``segmentation`` as run-length encoding.
         num_images: how many images to show, if there are as many; at least 1.
         score_threshold: predictions with a lower score are left out.
@@ -78,13 +78,13 @@ def prediction_sheet(
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: ``num_images`` is less than 1 or the data set is empty.
+        ValueError: ``num_images`` is less than 1 or the dataset is empty.
     """
     if num_images < 1:
         raise ValueError(f"num_images is {num_images}; it must be at least 1")
     records = DatasetCatalog.get(dataset_name)
     if not records:
-        raise ValueError(f"data set '{dataset_name}' has no images")
+        raise ValueError(f"dataset '{dataset_name}' has no images")
     metadata = MetadataCatalog.get(dataset_name)
     to_label = metadata.get("thing_dataset_id_to_contiguous_id") or {}
     predictions_of_image = defaultdict(list)
@@ -119,22 +119,22 @@ def prediction_sheet(
     return _arrange(pairs, panel_side)
 
 
-def save_prediction_sheet(
+def save_prediction_grid(
     dataset_name: str,
     predictions: Sequence[Mapping[str, Any]],
     path: str | os.PathLike[str],
     num_images: int = 12,
     score_threshold: float = 0.5,
 ) -> None:
-    """Writes :func:`prediction_sheet` to ``path``, whose ending (.png, .jpg) gives the format."""
-    sheet = prediction_sheet(dataset_name, predictions, num_images, score_threshold)
-    Image.fromarray(sheet).save(path)
+    """Writes :func:`prediction_grid` to ``path``, whose ending (.png, .jpg) gives the format."""
+    grid = prediction_grid(dataset_name, predictions, num_images, score_threshold)
+    Image.fromarray(grid).save(path)
 
 
-def contact_sheet(
+def contact_grid(
     records: Sequence[Mapping[str, Any]], class_names: Sequence[str], num_images: int = 12
 ) -> np.ndarray:
-    """Draws the annotations of images of a data set, spread evenly over it, four to a row.
+    """Draws the annotations of images of a dataset, spread evenly over it, four to a row.
 
     Args:
         records: in Detectron2's format; at least one.
@@ -161,7 +161,7 @@ def contact_sheet(
 
 
 class _Drawable:
-    """An annotation of a data set or a prediction, with what drawing needs.
+    """An annotation of a dataset or a prediction, with what drawing needs.
 
     ``box`` is (4,) x0, y0, x1, y1 in pixels; ``segmentation`` polygons, RLE or None.
     """
@@ -281,10 +281,10 @@ def _arrange(pairs: Sequence[tuple[np.ndarray, np.ndarray]], panel_side: int) ->
     rows = [pairs[start : start + pairs_per_row] for start in range(0, len(pairs), pairs_per_row)]
     row_heights = [max(panel.shape[0] for pair in row for panel in pair) for row in rows]
     pair_width = 2 * panel_side + GAP
-    sheet_width = pairs_per_row * pair_width + (pairs_per_row + 1) * 2 * GAP
-    sheet_height = CAPTION_HEIGHT + sum(row_heights) + (len(rows) + 1) * GAP
-    sheet = Image.new("RGB", (sheet_width, sheet_height), PAPER)
-    pen = ImageDraw.Draw(sheet)
+    grid_width = pairs_per_row * pair_width + (pairs_per_row + 1) * 2 * GAP
+    grid_height = CAPTION_HEIGHT + sum(row_heights) + (len(rows) + 1) * GAP
+    grid = Image.new("RGB", (grid_width, grid_height), PAPER)
+    pen = ImageDraw.Draw(grid)
     font = ImageFont.load_default(16)
     top = GAP
     for row_number, row in enumerate(rows):
@@ -296,9 +296,9 @@ def _arrange(pairs: Sequence[tuple[np.ndarray, np.ndarray]], panel_side: int) ->
                     pen.text(centre, title, font=font, fill=INK, anchor="mm")
                 x = left + (panel_side - panel.shape[1]) // 2
                 y = top + CAPTION_HEIGHT + (row_heights[row_number] - panel.shape[0]) // 2
-                sheet.paste(Image.fromarray(panel), (x, y))
+                grid.paste(Image.fromarray(panel), (x, y))
         top += row_heights[row_number] + GAP
-    return np.asarray(sheet)
+    return np.asarray(grid)
 
 
 def _arrange_titled(
@@ -311,8 +311,8 @@ def _arrange_titled(
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     row_heights = [CAPTION_HEIGHT + max(panel.shape[0] for panel in row) for row in rows]
     width = columns * (panel_side + GAP) + GAP
-    sheet = Image.new("RGB", (width, sum(row_heights) + (len(rows) + 1) * GAP), PAPER)
-    pen = ImageDraw.Draw(sheet)
+    grid = Image.new("RGB", (width, sum(row_heights) + (len(rows) + 1) * GAP), PAPER)
+    pen = ImageDraw.Draw(grid)
     font = ImageFont.load_default(14)
     top = GAP
     for row_number, row in enumerate(rows):
@@ -324,6 +324,6 @@ def _arrange_titled(
             centre = (left + panel_side / 2, top + CAPTION_HEIGHT / 2)
             pen.text(centre, title, font=font, fill=INK, anchor="mm")
             x = left + (panel_side - panel.shape[1]) // 2
-            sheet.paste(Image.fromarray(panel), (x, top + CAPTION_HEIGHT))
+            grid.paste(Image.fromarray(panel), (x, top + CAPTION_HEIGHT))
         top += row_heights[row_number] + GAP
-    return np.asarray(sheet)
+    return np.asarray(grid)

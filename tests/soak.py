@@ -17,7 +17,7 @@ from tests.engine.trainings import Run, children_of
 ITERATIONS = 2000
 EARLY, LATE = range(300, 601), range(1700, 2001)
 WORKERS = 2
-# Per process, from one window to the other. One picture of 64 pixels that leaks per step is 17 MB
+# Per process, from one window to the other. One image of 64 pixels that leaks per step is 17 MB
 # in the 1400 steps between; a file that leaks per evaluation or checkpoint makes 5 or 14.
 MOST_GROWTH = {"memory": 16.0, "files": 2}
 # What is freed goes back to the system at once, so that it does not count as in use (glibc).
@@ -53,7 +53,7 @@ def measure(process, iteration):
 def in_use(samples, window, field):
     """In a window: the median memory, or the fewest files.
 
-    Pictures that are on their way from one process to another are open files too, a few at a time.
+    Images that are on their way from one process to another are open files too, a few at a time.
     """
     values = [getattr(sample, field) for sample in samples if sample.iteration in window]
     return min(values) if field == "files" else statistics.median(values)
@@ -61,7 +61,7 @@ def in_use(samples, window, field):
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    """Of the trainer and the processes that load pictures for it, after every ten iterations."""
+    """Of the trainer and the processes that load images for it, after every ten iterations."""
     datasets, output = tmp_path_factory.mktemp("datasets"), tmp_path_factory.mktemp("output")
     generate_shapes(datasets / "shapes" / "train", 200, 64, seed=0, max_shapes=3)
     generate_shapes(datasets / "shapes" / "val", 12, 64, seed=1, max_shapes=3)
@@ -71,7 +71,7 @@ def samples(tmp_path_factory):
         "train.log_period=10",
         "train.checkpointer.period=100",
         "train.eval_period=250",
-        "train.sheet_images=4",
+        "train.visualized_images=4",
         f"dataloader.train.num_workers={WORKERS}",
         f"dataloader.test.num_workers={WORKERS}",
         "model.backbone.bottom_up.embed_dim=16",

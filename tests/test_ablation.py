@@ -24,8 +24,8 @@ from mvit_det.ablation import (
     paper_tables,
     running,
 )
+from mvit_det.config import load_config
 from mvit_det.data import generate_shapes, register_shapes
-from mvit_det.engine import load_config
 from mvit_det.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -192,8 +192,8 @@ def test_equal_configs_are_trained_once(monkeypatch, shapes_root, tmp_path):
 
 
 @pytest.fixture
-def few_pictures(shapes_root, tmp_path, monkeypatch):
-    """Eight pictures to train on and four to evaluate on, for processes of their own as well."""
+def few_images(shapes_root, tmp_path, monkeypatch):
+    """Eight images to train on and four to evaluate on, for processes of their own as well."""
     for seed, (split, count) in enumerate((("train", 8), ("val", 4))):
         generate_shapes(tmp_path / "shapes" / split, count, 128, seed)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
@@ -207,7 +207,7 @@ def run_tool(monkeypatch, *arguments):
     runpy.run_path(str(ROOT / "tools" / "compare.py"), run_name="__main__")
 
 
-@pytest.mark.usefixtures("few_pictures")
+@pytest.mark.usefixtures("few_images")
 def test_from_training_to_files(tmp_path, monkeypatch, capsys):
     hwin = "model.backbone.bottom_up.attention=hwin"
     run_tool(
@@ -226,14 +226,14 @@ def test_from_training_to_files(tmp_path, monkeypatch, capsys):
         assert row["parameters"] == sum(p.numel() for p in model.parameters())
         assert row["backbone_multiply_adds"] == pytest.approx(count_multiply_adds(model.backbone))
         assert row["peak_memory_bytes"] > 0
-        # The first of four pictures is for warming up.
+        # The first of four images is for warming up.
         assert len(row["seconds_per_image"]) == 3
     assert (tmp_path / "comparison.md").read_text().strip() in printed.out
     assert Image.open(tmp_path / "comparison.png").size[0] > 500
 
 
 def count_multiply_adds(backbone):
-    """On a picture of 128 pixels."""
+    """On an image of 128 pixels."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         backbone(torch.zeros(1, 3, 128, 128))
     return counter.get_total_flops() / 2

@@ -1,4 +1,4 @@
-"""Pictures of instances and sheets of predictions."""
+"""Images of instances and grids of predictions."""
 
 import colorsys
 
@@ -11,10 +11,10 @@ from mvit_det.visualization import (
     CAPTION_HEIGHT,
     GAP,
     class_colour,
-    contact_sheet,
+    contact_grid,
     draw_instances,
-    prediction_sheet,
-    save_prediction_sheet,
+    prediction_grid,
+    save_prediction_grid,
 )
 
 NAMES = ["circle", "square"]
@@ -35,15 +35,15 @@ def predictions_from(records):
     ]
 
 
-def panels(sheet, number):
+def panels(grid, number):
     """Ground truth and prediction of the first ``number`` (1 or 2) images, each 320 x 320."""
     top = GAP + CAPTION_HEIGHT
     for pair in range(number):
         left = 2 * GAP + pair * (2 * 320 + 3 * GAP)
         right = left + 320 + GAP
         yield (
-            sheet[top : top + 320, left : left + 320],
-            sheet[top : top + 320, right : right + 320],
+            grid[top : top + 320, left : left + 320],
+            grid[top : top + 320, right : right + 320],
         )
 
 
@@ -67,7 +67,7 @@ def test_masks_boxes_and_names_are_drawn_where_they_belong():
     assert changed[45:58, 40:100].mean() > 0.5  # the tag above the first box
 
 
-def test_scores_and_names_change_the_picture():
+def test_scores_and_names_change_the_image():
     image = np.zeros((100, 100, 3), np.uint8)
     box = np.array([[20.0, 40, 80, 90]])
     texts = [
@@ -115,46 +115,46 @@ def test_sheet_shows_predictions_beside_ground_truth(shapes_root, tmp_path):
     records = DatasetCatalog.get("shapes_val")
     shown = [records[0], records[-1]]
     assert not any(a["iscrowd"] for record in shown for a in record["annotations"])
-    save_prediction_sheet(
-        "shapes_val", predictions_from(records), tmp_path / "sheet.png", num_images=2
+    save_prediction_grid(
+        "shapes_val", predictions_from(records), tmp_path / "grid.png", num_images=2
     )
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert sheet.shape == (CAPTION_HEIGHT + 320 + 2 * GAP, 2 * (640 + GAP) + 6 * GAP, 3)
-    nothing = prediction_sheet("shapes_val", [], num_images=2)
-    for (truth, predicted), (same_truth, empty) in zip(panels(sheet, 2), panels(nothing, 2)):
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert grid.shape == (CAPTION_HEIGHT + 320 + 2 * GAP, 2 * (640 + GAP) + 6 * GAP, 3)
+    nothing = prediction_grid("shapes_val", [], num_images=2)
+    for (truth, predicted), (same_truth, empty) in zip(panels(grid, 2), panels(nothing, 2)):
         assert np.array_equal(truth, same_truth)
         assert (truth != empty).any(axis=2).mean() > 0.005
         # Only the tags differ, which show the score of predictions.
         assert 0 < (truth != predicted).any(axis=2).mean() < 0.1
-    captions = sheet[GAP : GAP + CAPTION_HEIGHT]
+    captions = grid[GAP : GAP + CAPTION_HEIGHT]
     assert (captions < 128).any()
 
 
 def test_predictions_under_the_threshold_are_left_out(shapes_root):
     predictions = predictions_from(DatasetCatalog.get("shapes_val"))
-    hidden = prediction_sheet("shapes_val", predictions, 3, score_threshold=0.95)
-    assert np.array_equal(hidden, prediction_sheet("shapes_val", [], 3))
-    assert not np.array_equal(hidden, prediction_sheet("shapes_val", predictions, 3))
+    hidden = prediction_grid("shapes_val", predictions, 3, score_threshold=0.95)
+    assert np.array_equal(hidden, prediction_grid("shapes_val", [], 3))
+    assert not np.array_equal(hidden, prediction_grid("shapes_val", predictions, 3))
 
 
 def test_boxes_without_masks_can_be_shown(shapes_root):
     predictions = predictions_from(DatasetCatalog.get("shapes_val"))
     for prediction in predictions:
         del prediction["segmentation"]
-    with_boxes = prediction_sheet("shapes_val", predictions, 1)
-    assert not np.array_equal(with_boxes, prediction_sheet("shapes_val", [], 1))
+    with_boxes = prediction_grid("shapes_val", predictions, 1)
+    assert not np.array_equal(with_boxes, prediction_grid("shapes_val", [], 1))
 
 
-def test_sheet_has_at_most_as_many_images_as_the_data_set(shapes_root):
+def test_sheet_has_at_most_as_many_images_as_the_dataset(shapes_root):
     with pytest.raises(ValueError, match="num_images is 0; it must be at least 1"):
-        prediction_sheet("shapes_val", [], 0)
+        prediction_grid("shapes_val", [], 0)
     rows = 100
-    sheet = prediction_sheet("shapes_val", [], 1000)
-    assert sheet.shape[0] == CAPTION_HEIGHT + rows * 320 + (rows + 1) * GAP
+    grid = prediction_grid("shapes_val", [], 1000)
+    assert grid.shape[0] == CAPTION_HEIGHT + rows * 320 + (rows + 1) * GAP
 
 
 def test_real_images_of_different_sizes(coco_sample):
-    name = "coco_sample_for_sheet"
+    name = "coco_sample_for_grid"
     from detectron2.data import MetadataCatalog
     from detectron2.data.datasets import register_coco_instances
 
@@ -162,39 +162,39 @@ def test_real_images_of_different_sizes(coco_sample):
     json_file = coco / "annotations" / "instances_val2017.json"
     register_coco_instances(name, {}, str(json_file), str(coco / "val2017"))
     try:
-        sheet = prediction_sheet(name, [], num_images=4)
+        grid = prediction_grid(name, [], num_images=4)
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    assert sheet.shape[1] == 2 * (2 * 640 + GAP) + 6 * GAP
-    assert sheet.std() > 30
+    assert grid.shape[1] == 2 * (2 * 640 + GAP) + 6 * GAP
+    assert grid.std() > 30
 
 
-def test_contact_sheet_shows_annotations_of_pictures_four_to_a_row(shapes_root):
+def test_contact_sheet_shows_annotations_of_images_four_to_a_row(shapes_root):
     records = DatasetCatalog.get("shapes_val")[:5]
-    sheet = contact_sheet(records, ["a", "b", "c", "d", "e"], num_images=9)
+    grid = contact_grid(records, ["a", "b", "c", "d", "e"], num_images=9)
     row = CAPTION_HEIGHT + 320 + GAP
-    assert sheet.shape == (GAP + 2 * row, GAP + 4 * (320 + GAP), 3)
+    assert grid.shape == (GAP + 2 * row, GAP + 4 * (320 + GAP), 3)
     paper = np.full((row, 320, 3), 255, np.uint8)
-    np.testing.assert_array_equal(sheet[row + GAP :][:row, 2 * GAP + 320 :][:, :320], paper)
+    np.testing.assert_array_equal(grid[row + GAP :][:row, 2 * GAP + 320 :][:, :320], paper)
     for number, record in enumerate(records[:4]):
         left = GAP + number * (320 + GAP)
-        panel = sheet[GAP + CAPTION_HEIGHT :][:320, left : left + 320]
+        panel = grid[GAP + CAPTION_HEIGHT :][:320, left : left + 320]
         for annotation in record["annotations"]:
             colour = class_colour(annotation["category_id"])
             assert (np.abs(panel.astype(int) - colour).max(axis=2) < 3).sum() > 50
         # Its name stands above it.
-        title = sheet[GAP : GAP + CAPTION_HEIGHT, left : left + 320]
+        title = grid[GAP : GAP + CAPTION_HEIGHT, left : left + 320]
         assert (title < 100).any()
 
 
-def test_pictures_are_drawn_upright(tmp_path):
+def test_images_are_drawn_upright(tmp_path):
     """As their annotations have it, with the orientation that the file gives."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    Image.new("RGB", (60, 40), (90, 90, 90)).save(tmp_path / "picture.png", exif=exif)
-    record = {"file_name": str(tmp_path / "picture.png"), "annotations": []}
-    sheet = contact_sheet([record], [])
-    grey = (sheet == 90).all(axis=2)
+    Image.new("RGB", (60, 40), (90, 90, 90)).save(tmp_path / "image.png", exif=exif)
+    record = {"file_name": str(tmp_path / "image.png"), "annotations": []}
+    grid = contact_grid([record], [])
+    grey = (grid == 90).all(axis=2)
     rows, columns = grey.any(axis=1).sum(), grey.any(axis=0).sum()
     assert (rows, columns) == (320, 213)

@@ -4,11 +4,11 @@
     tools/analyze_model.py configs/COCO/*.py --size 800 1280
     tools/analyze_model.py configs/COCO/recipes/*.py --memory --size 1250 1333
 
-The whole detector runs on one random picture, with random weights. So that heads count what they
+The whole detector runs on one random image, with random weights. So that heads count what they
 cost at most, all 1000 proposals and 100 detections are kept.
 
 With --memory, what a training needs on one GPU is estimated instead, on the CPU: a forward pass in
-training of one picture, and of two.
+training of one image, and of two.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mvit_det.benchmarking.memory_estimate import GIB, RESERVE, RESERVE_SHARE, estimate_memory
-from mvit_det.engine import load_config
+from mvit_det.config import load_config
 from mvit_det.errors import MViTDetError
 
 # Modules of each part, of which a detector has some.
@@ -43,11 +43,11 @@ def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> dict[str, fl
 
     Args:
         model: a detector in evaluation mode.
-        size: height and width of the picture in pixels.
+        size: height and width of the image in pixels.
     """
-    picture = {"image": torch.rand(3, *size) * 255}
+    image = {"image": torch.rand(3, *size) * 255}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model([picture])
+        model([image])
     counts = counter.get_flop_counts()
     root = type(model).__name__
     # The counter takes a multiplication and an addition for two operations.
@@ -85,19 +85,19 @@ def estimate(path: str, size: tuple[int, int], overrides: Sequence[str]) -> list
     return [
         path.rpartition("/")[2].removesuffix(".py"),
         *parts.values(),
-        f"{estimated.pictures} × {each:.2f}",
+        f"{estimated.images} × {each:.2f}",
         f"{estimated.reserve / GIB:.2f}",
         f"{estimated.total / GIB:.1f}",
     ]
 
 
 MEMORY_HEADER = ["config", "parameters", "gradients", "optimizer", "average"]
-MEMORY_HEADER += ["activations, once", "pictures × each", "reserve", "all (GiB)"]
+MEMORY_HEADER += ["activations, once", "images × each", "reserve", "all (GiB)"]
 FORMULA = (
     "Estimated, not measured on a GPU: parameters + gradients + optimizer + averaged weights\n"
-    "+ activations that the backward pass needs, once and for each picture that is seen at once\n"
+    "+ activations that the backward pass needs, once and for each image that is seen at once\n"
     f"+ a reserve of {RESERVE / GIB:.1f} GiB and {RESERVE_SHARE:.0%} of all that; in GiB,"
-    "\non one GPU, with pictures of {size} pixels."
+    "\non one GPU, with images of {size} pixels."
 )
 
 

@@ -2,7 +2,7 @@
 
 Each component is imported in a process of its own, so that one that is missing, broken or even
 crashes leaves the rest of the report intact. The exit code is 0 only if training can run: warnings
-(no CUDA device, no compiled operators of Detectron2) do not count, problems do.
+(no CUDA device, no compiled operators of Detectron2) do not count, issues do.
 
 Usage::
 
@@ -239,7 +239,7 @@ def ask_probe(module: str) -> Probe:
     return Probe(error=f"importing it ended Python (exit code {child.returncode}): {last_words[0]}")
 
 
-# -------------------------------------------------------------------------- from probes to findings
+# -------------------------------------------------------------------------- from probes to issues
 
 
 def installed_version(module: str) -> str:
@@ -367,35 +367,35 @@ def check_all() -> list[Finding]:
     """Check every component; the probes run side by side."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         probes = dict(zip(PROBES, pool.map(ask_probe, PROBES)))
-    findings = [check_python()]
+    issues = [check_python()]
     for module in PROBES:
-        findings.append(check_component(module, probes))
+        issues.append(check_component(module, probes))
         if module == "torchvision":
-            findings.append(check_cuda(probes["torch"]))
-    return findings
+            issues.append(check_cuda(probes["torch"]))
+    return issues
 
 
 # ------------------------------------------------------------------------------------------- report
 
 
-def format_report(findings: list[Finding]) -> str:
+def format_report(issues: list[Finding]) -> str:
     """The table, then one line per problem or warning, then the verdict."""
     columns = (
-        max(len(finding.component) for finding in findings),
-        max(len(finding.status) for finding in findings),
-        max(len(finding.version) for finding in findings),
+        max(len(finding.component) for finding in issues),
+        max(len(finding.status) for finding in issues),
+        max(len(finding.version) for finding in issues),
     )
     lines = []
-    for finding in findings:
+    for finding in issues:
         cells = (finding.component, finding.status, finding.version)
         padded = [cell.ljust(width) for cell, width in zip(cells, columns)]
         lines.append("  ".join([*padded, finding.detail]).rstrip())
-    remarks = [finding for finding in findings if finding.remedy]
+    remarks = [finding for finding in issues if finding.remedy]
     if remarks:
         lines.append("")
         lines += [f"{finding.status}: {finding.component}: {finding.remedy}" for finding in remarks]
-    problems = [finding.component for finding in findings if finding.status == "problem"]
-    verdict = f"cannot run, because of: {', '.join(problems)}." if problems else "can run."
+    broken = [finding.component for finding in issues if finding.status == "problem"]
+    verdict = f"cannot run, because of: {', '.join(broken)}." if broken else "can run."
     return "\n".join([*lines, "", f"Training {verdict}"])
 
 
@@ -407,10 +407,10 @@ def main() -> int:
     if arguments.probe:
         answer_probe(arguments.probe)
         return 0
-    findings = check_all()
+    issues = check_all()
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    print(format_report(findings))
-    return 1 if any(finding.status == "problem" for finding in findings) else 0
+    print(format_report(issues))
+    return 1 if any(finding.status == "problem" for finding in issues) else 0
 
 
 if __name__ == "__main__":

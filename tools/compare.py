@@ -10,7 +10,7 @@ tools/compare.py --variant hwin configs/shapes/ablation_mvitv2.py \\
 Every variant is trained on the same data, with the same seeds, for as many iterations. The tables
 are printed and written as Markdown and JSON, with a plot of AP against time. Peak memory is that of
 the first training step, in a process of its own; time per image is inference of the whole detector,
-the median of some pictures, measured by turns when all are trained.
+the median of some images, measured by turns when all are trained.
 """
 
 import argparse

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        accounting = convert(
+        report = convert(
             options.input,
             options.output,
             options.to,
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted, nothing was written", file=sys.stderr)
         return 130
-    print(accounting.table())
+    print(report.table())
     print(f"Wrote '{options.output}'")
     return 0
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Draws what a detector finds in pictures and videos.
+"""Draws what a detector finds in images and videos.
 
 tools/demo.py --config-file output/config.yaml --weights output/model_final.pth --input photo.jpg
 tools/demo.py --config-file … --weights … --input photos 'more/**/*.png' clip.mp4 --output found
 tools/demo.py --config-file cascade_mask_rcnn_mvitv2_s --input photo.jpg --output found.jpg
 
-Pictures keep their names, and videos become MP4. predictions.json in the output folder holds all
+Images keep their names, and videos become MP4. predictions.json in the output folder holds all
 instances in COCO's result format. Inputs that cannot be read are told of and left out.
 
 exit codes: 0 all is done; 1 an input was left out or a video breaks off; 2 nothing could be done,
@@ -28,7 +28,7 @@ from mvit_det.prediction.files import find_inputs, plan, predict_files, results_
 
 DEFAULT_OUTPUT = Path("output/demo_predictions")
 NO_WEBCAM = (
-    "--webcam needs a window to show pictures in, which this tool does without; record a file, "
+    "--webcam needs a window to show images in, which this tool does without; record a file, "
     "for example with 'ffmpeg -f v4l2 -i /dev/video0 -t 10 clip.mp4', and use '--input clip.mp4'"
 )
 
@@ -45,7 +45,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--weights", metavar="PATH",
         help="file or address; by default those of the published detector")  # fmt: skip
     add("--input", nargs="+", default=[], metavar="PATH",
-        help="pictures, videos, folders of them, or patterns in quotes")  # fmt: skip
+        help="images, videos, folders of them, or patterns in quotes")  # fmt: skip
     add("--video-input", metavar="PATH", help="a video, whatever its file is called")
     add("--webcam", action="store_true", help="not here: record a video and use --input")
     add("--output", type=Path, default=DEFAULT_OUTPUT, metavar="PATH",
@@ -55,7 +55,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--device", choices=("cpu", "cuda"),
         help="by default CUDA if there is any, and the CPU if not")  # fmt: skip
     add("--batch-size", type=int, default=1, metavar="N",
-        help="most pictures or frames at once; default: 1")  # fmt: skip
+        help="most images or frames at once; default: 1")  # fmt: skip
     add("--trust-checkpoint", action="store_true",
         help="let a file of weights run code while it is read; only if you know where it is "
         "from")  # fmt: skip
@@ -64,7 +64,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.webcam:
         parser.error(NO_WEBCAM)
     if not options.input and not options.video_input:
-        parser.error("name pictures or videos with --input")
+        parser.error("name images or videos with --input")
     return options
 
 
@@ -85,19 +85,19 @@ def run(options: argparse.Namespace) -> int:
     for report in predict_files(predictor, jobs, results_path(options.output, jobs)):
         reports.append(report)
         if report.problem:
-            outcome = "incomplete" if report.images else "left out"
-            tqdm.write(f"{outcome}: {report.problem}", file=sys.stderr)
+            status = "incomplete" if report.images else "left out"
+            tqdm.write(f"{status}: {report.problem}", file=sys.stderr)
     written = [report for report in reports if report.images]
-    pictures = sum(not report.job.is_video for report in written)
+    images = sum(not report.job.is_video for report in written)
     frames = sum(report.images for report in written if report.job.is_video)
     print(
-        f"Found {sum(report.instances for report in reports)} instances in {pictures} pictures and "
-        f"{len(written) - pictures} videos ({frames} frames); wrote them to '{options.output}'"
+        f"Found {sum(report.instances for report in reports)} instances in {images} images and "
+        f"{len(written) - images} videos ({frames} frames); wrote them to '{options.output}'"
     )
-    problems = [report for report in reports if report.problem]
-    if problems:
-        print(f"{len(problems)} of {len(jobs)} inputs had problems, see above", file=sys.stderr)
-    return 1 if problems else 0
+    issues = [report for report in reports if report.problem]
+    if issues:
+        print(f"{len(issues)} of {len(jobs)} inputs had issues, see above", file=sys.stderr)
+    return 1 if issues else 0
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Says what is wrong with a data set in COCO's format, and what is in it.
+"""Says what is wrong with a dataset in COCO's format, and what is in it.
 
-tools/inspect_dataset.py annotations.json --images pictures/
-tools/inspect_dataset.py annotations.json --images pictures/ --output output/inspection
+tools/inspect_dataset.py annotations.json --images images/
+tools/inspect_dataset.py annotations.json --images images/ --output output/inspection
 
 Problems come first: with an error, training on the data would be refused; a warning says what
-becomes of the objects. Then come statistics. With --output, a sheet of annotated pictures is
+becomes of the objects. Then come statistics. With --output, a grid of annotated images is
 written, if there are no errors. The exit code is 1 if there are errors.
 """
 
@@ -16,45 +16,45 @@ from pathlib import Path
 from PIL import Image
 
 from mvit_det.data.coco_json import class_names, load_coco_json, read_coco_json
-from mvit_det.data.problems import find_problems
 from mvit_det.data.statistics import count
+from mvit_det.data.validation import find_issues
 from mvit_det.errors import DatasetError, MViTDetError
-from mvit_det.visualization import contact_sheet
+from mvit_det.visualization import contact_grid
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The data set, and where to write the sheet."""
+    """The dataset, and where to write the grid."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("json", type=Path, metavar="JSON", help="annotations in COCO's format")
-    add("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
-    add("--output", type=Path, metavar="DIR", help="folder for contact_sheet.png")
-    add("--sheet-images", type=int, default=12, metavar="N", help="on the sheet; default: 12")
+    add("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
+    add("--output", type=Path, metavar="DIR", help="folder for contact_grid.png")
+    add("--grid-images", type=int, default=12, metavar="N", help="on the grid; default: 12")
     arguments = parser.parse_args()
-    if arguments.sheet_images < 1:
-        parser.error(f"argument --sheet-images: must be positive, not {arguments.sheet_images}")
+    if arguments.visualized_images < 1:
+        parser.error(f"argument --grid-images: must be positive, not {arguments.visualized_images}")
     return arguments
 
 
 def main() -> int:
-    """Prints problems and statistics, writes the sheet, and returns the exit code."""
+    """Prints issues and statistics, writes the grid, and returns the exit code."""
     arguments = parse_arguments()
     if not arguments.images.is_dir():
-        raise DatasetError(f"there is no folder of pictures '{arguments.images}'; check --images")
+        raise DatasetError(f"there is no folder of images '{arguments.images}'; check --images")
     dataset = read_coco_json(arguments.json)
-    problems = find_problems(dataset, arguments.images)
-    print("\n".join(map(str, problems)) or "no problems")
+    issues = find_issues(dataset, arguments.images)
+    print("\n".join(map(str, issues)) or "no issues")
     print(f"\n{count(dataset)}")
-    if any(problem.severity == "error" for problem in problems):
+    if any(problem.severity == "error" for problem in issues):
         return 1
     if arguments.output is not None:
         records = load_coco_json(str(arguments.json), str(arguments.images))
-        sheet = contact_sheet(records, class_names(dataset), arguments.sheet_images)
+        grid = contact_grid(records, class_names(dataset), arguments.visualized_images)
         arguments.output.mkdir(parents=True, exist_ok=True)
-        path = arguments.output / "contact_sheet.png"
-        Image.fromarray(sheet).save(path)
+        path = arguments.output / "contact_grid.png"
+        Image.fromarray(grid).save(path)
         print(f"\nWrote {path}")
     return 0
 

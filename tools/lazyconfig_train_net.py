@@ -2,7 +2,7 @@
 r"""Trains or evaluates what a LazyConfig file describes.
 
 tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_mvitv2_t.py --num-gpus 8
-tools/lazyconfig_train_net.py --config-file … --epochs 12 --batch-size 16 --accumulate 4
+tools/lazyconfig_train_net.py --config-file … --epochs 12 --batch-size 16 --grad-accum-steps 4
 tools/lazyconfig_train_net.py --config-file … --eval-only train.init_checkpoint=model.pth
 tools/lazyconfig_train_net.py --config-file … train.max_iter=1000 optimizer.lr=1e-4
 tools/lazyconfig_train_net.py --config-file … --train-json train.json --train-images train/ \
@@ -20,18 +20,16 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from mvit_det.engine import (
-    evaluate_checkpoint,
+from mvit_det.config import (
     fit_schedule,
-    launch,
     load_config,
     prepare_output_dir,
     resolve_device,
-    set_own_data,
-    train,
-    use_own_data,
+    set_custom_dataset,
+    use_custom_dataset,
 )
-from mvit_det.engine.own_data import PATHS
+from mvit_det.config.custom_dataset import PATHS
+from mvit_det.engine import evaluate_checkpoint, launch, train
 from mvit_det.errors import ConfigError
 
 
@@ -54,16 +52,16 @@ def parse_arguments() -> argparse.Namespace:
     own = parser.add_argument_group("data of your own, in COCO's format")
     for split, use in (("train", "training"), ("val", "evaluation")):
         own.add_argument(f"--{split}-json", metavar="FILE", help=f"annotations for {use}")
-        own.add_argument(f"--{split}-images", metavar="DIR", help="folder of their pictures")
+        own.add_argument(f"--{split}-images", metavar="DIR", help="folder of their images")
     schedule = parser.add_argument_group(
         "schedule", "the learning rate, its warm-up and its steps are fitted, and printed"
     )
-    schedule.add_argument("--epochs", type=float, help="passes over the training pictures")
+    schedule.add_argument("--epochs", type=float, help="passes over the training images")
     schedule.add_argument(
-        "--batch-size", type=int, help="pictures of a step, over all processes and parts"
+        "--batch-size", type=int, help="images of a step, over all processes and parts"
     )
     schedule.add_argument(
-        "--accumulate",
+        "--grad-accum-steps",
         type=int,
         help="parts in which each process sees its share of a batch: less memory, more time",
     )
@@ -84,17 +82,19 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.train_json and not (arguments.eval_only or _says_how_long(arguments)):
         raise ConfigError(
             "say how long to train on your data: '--epochs 12' is a good start (the schedules of "
-            "the configs are for the pictures of COCO)"
+            "the configs are for the images of COCO)"
         )
-    set_own_data(config, **{path: getattr(arguments, path) for path in PATHS})
-    use_own_data(
+    set_custom_dataset(config, **{path: getattr(arguments, path) for path in PATHS})
+    use_custom_dataset(
         config,
         evaluate_only=arguments.eval_only,
         resume=arguments.resume,
         trust_checkpoint=arguments.trust_checkpoint,
     )
     resolve_device(config, arguments.device)
-    schedule = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "accumulate")}
+    schedule = {
+        name: getattr(arguments, name) for name in ("epochs", "batch_size", "grad_accum_steps")
+    }
     if any(number is not None for number in schedule.values()):
         fit_schedule(config, **schedule)
     default_setup(config, arguments)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes a data set of generated shapes in COCO's format: images/ and annotations.json."""
+"""Writes a dataset of generated shapes in COCO's format: images/ and annotations.json."""
 
 import argparse
 import sys
@@ -30,10 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="default: 0")
     parser.add_argument(
-        "--max-shapes", type=int, default=5, metavar="M", help="per picture; default: 5"
+        "--max-shapes", type=int, default=5, metavar="M", help="per image; default: 5"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace a generated data set in DIR"
+        "--overwrite", action="store_true", help="replace a generated dataset in DIR"
     )
     options = parser.parse_args(arguments)
 
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     shapes = len(dataset["annotations"]) - crowds
     height, width = options.size
     print(
-        f"Wrote {options.images} pictures of {height}x{width} pixels with {shapes} shapes and "
+        f"Wrote {options.images} images of {height}x{width} pixels with {shapes} shapes and "
         f"{crowds} crowds to '{options.output}' (images/ and annotations.json) in {seconds:.1f} s"
     )
     return 0

@@ -7,4 +7,4 @@ from ..common.models.federated import federated
 federated(model, dataset_name="${dataloader.train.dataset.names}", num_classes=1203)
 
 # Sheets are drawn from predictions in COCO's format.
-train.sheet_images = 0
+train.visualized_images = 0

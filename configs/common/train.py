@@ -5,7 +5,7 @@ train = dict(
     # Weights to start from: a path, an address, or '' to start from scratch.
     init_checkpoint="",
     # True takes all but the layers that depend on the classes, to train those for other classes.
-    fresh_head=False,
+    reset_head=False,
     # '' takes CUDA where there is any, and the CPU elsewhere.
     device="",
     # Negative: a different one at each run.
@@ -13,20 +13,20 @@ train = dict(
     max_iter=0,
     # Mixed precision. 'auto' is bf16 where the GPU has it and fp16 elsewhere, and none on the CPU.
     amp=dict(enabled=True, dtype="auto"),
-    # Compiles the backbone, for each size of picture anew; it pays where sizes are fixed.
+    # Compiles the backbone, for each size of image anew; it pays where sizes are fixed.
     compile=False,
     # Largest norm of the gradient; 0 does not clip.
-    clip_gradient_norm=0.0,
+    max_grad_norm=0.0,
     # Parts in which each process sees its share of a batch, one after the other.
-    accumulate=1,
+    grad_accum_steps=1,
     # An average of the weights over about 1 / (1 - decay) steps, evaluated beside them.
     ema=dict(enabled=False, decay=0.9998, warmup=2000),
     # The weights with the highest value of this metric are kept as model_best.pth; '' keeps none.
     best_metric="bbox/AP",
     # Steps in a row that are left out because loss or gradient are infinite or NaN.
-    nonfinite_limit=10,
+    max_nonfinite_steps=10,
     # How several processes share the work: 'ddp' has the whole model in each, 'fsdp' a share of it.
-    parallel="ddp",
+    strategy="ddp",
     ddp=dict(
         broadcast_buffers=False,
         find_unused_parameters=False,
@@ -37,6 +37,6 @@ train = dict(
     # In iterations. An evaluation after the last one takes place anyway.
     eval_period=5000,
     log_period=20,
-    # Pictures of the prediction sheet that an evaluation draws; 0 draws none.
-    sheet_images=12,
+    # Images of the prediction grid that an evaluation draws; 0 draws none.
+    visualized_images=12,
 )

@@ -6,7 +6,7 @@ from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from ..common.models.vit import VIT_B
 from .ablation_mvitv2 import data, dataloader, lr_multiplier, model, optimizer, train
 
-# Patches of 8 pixels, so that a picture of 128 has as many tokens as one of 256 in a ViT-B.
+# Patches of 8 pixels, so that an image of 128 has as many tokens as one of 256 in a ViT-B.
 backbone = model.backbone.bottom_up
 backbone.update(VIT_B)
 backbone.update(

@@ -48,7 +48,7 @@ dataloader.test.num_workers = 0
 
 # More steps beat larger batches.
 train.max_iter = iterations(images=1000, epochs=7, batch_size=4)
-train.clip_gradient_norm = 1.0
+train.max_grad_norm = 1.0
 train.seed = 2
 train.eval_period = 0
 train.output_dir = "./output/shapes"

@@ -18,5 +18,5 @@ dataloader.train.dataset.names = "shapes_lvis_train"
 dataloader.test.dataset.names = "shapes_lvis_val"
 dataloader.evaluator = L(LVISEvaluator)(dataset_name="${..test.dataset.names}")
 
-train.sheet_images = 0
+train.visualized_images = 0
 train.output_dir = "./output/shapes_lvis"

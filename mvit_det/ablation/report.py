@@ -1,4 +1,4 @@
-"""Results as tables in Markdown, as JSON to keep, and as a picture."""
+"""Results as tables in Markdown, as JSON to keep, and as an image."""
 
 import itertools
 import math

@@ -2,7 +2,7 @@
 
 Each training runs in a process of its own, so that none is affected by what ran before it. Small
 models make little of more than one core, so there are several trainings at once where there is no
-GPU. Time is measured when all are trained: by turns, picture by picture, so that whatever else the
+GPU. Time is measured when all are trained: by turns, image by image, so that whatever else the
 machine does meets all of them.
 """
 
@@ -32,8 +32,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..benchmarking.memory import peak_of_allocator, peak_of_process
 from ..checkpoint import load_weights
+from ..config import load_config, resolve_device
 from ..data import check_datasets
-from ..engine import load_config, resolve_device, train
+from ..engine import train
 from ..errors import ConfigError
 from .tables import Table, Variant
 
@@ -52,7 +53,7 @@ class Settings:
         seeds: one training of each variant for each of them.
         device: "cpu", "cuda", or "" for CUDA where there is any.
         overrides: changes to every config, `key.of.field=value`.
-        timed_images: pictures that time per image is measured on.
+        timed_images: images that time per image is measured on.
         jobs: trainings at a time, which share the cores; 0 is one with CUDA, and up to
             `MOST_JOBS` on the CPU, one for each core.
     """
@@ -89,9 +90,9 @@ class Result:
         metrics: of the evaluation after each training, one for each seed: `{"bbox": {"AP": …}, …}`
             in percent.
         parameters: of the detector.
-        flops: multiply-adds of the backbone, pyramid included, on one picture.
+        flops: multiply-adds of the backbone, pyramid included, on one image.
         peak_memory: of the first training step, in bytes above what the process held before it.
-        seconds_per_image: inference of the detector, for each timed picture.
+        seconds_per_image: inference of the detector, for each timed image.
         iterations: of each training.
     """
 
@@ -108,7 +109,7 @@ class Result:
 
     @property
     def time_per_image(self) -> float:
-        """Median time of a picture, in seconds."""
+        """Median time of an image, in seconds."""
         return median(self.seconds_per_image)
 
 
@@ -126,7 +127,7 @@ def compare(
 
     Raises:
         ConfigError: a config cannot be read or changed so. All are read before anything is trained.
-        DatasetError: a data set is missing.
+        DatasetError: a dataset is missing.
     """
     variants = [variant for table in tables for variant in table.variants]
     configs = {variant: _load(variant, settings, settings.seeds[0], Path()) for variant in variants}
@@ -184,7 +185,7 @@ def _load(variant: Variant, settings: Settings, seed: int, output: Path) -> Dict
             warmup = schedule.warmup_length * config.train.max_iter / settings.iterations
             schedule.warmup_length = min(warmup, LONGEST_WARMUP)
         config.train.max_iter = settings.iterations
-    config.train.update(seed=seed, eval_period=0, sheet_images=0, output_dir=str(output))
+    config.train.update(seed=seed, eval_period=0, visualized_images=0, output_dir=str(output))
     resolve_device(config, settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return config
 
@@ -226,9 +227,9 @@ def _measure_model(config: DictConfig) -> tuple[int, float, int]:
     measure = peak_of_allocator if config.train.device.startswith("cuda") else peak_of_process
     gc.collect()
     peak_memory = measure(lambda: _training_step(model, batch))
-    picture = model.eval().preprocess_image(batch[:1]).tensor
+    image = model.eval().preprocess_image(batch[:1]).tensor
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.backbone(picture)
+        model.backbone(image)
     # The counter takes a multiplication and an addition for two operations.
     flops = counter.get_total_flops() / 2
     return sum(p.numel() for p in model.parameters()), flops, peak_memory
@@ -242,7 +243,7 @@ def _training_step(model: nn.Module, batch: list[dict[str, Any]]) -> None:
 def _time_by_turns(
     configs: dict[Variant, DictConfig], folders: dict[Variant, Path], images: int
 ) -> dict[Variant, tuple[float, ...]]:
-    """Seconds that each trained model takes for each of some pictures, the first left out."""
+    """Seconds that each trained model takes for each of some images, the first left out."""
     models: dict[Variant, nn.Module] = {}
     seconds: dict[Variant, list[float]] = {}
     for variant, config in configs.items():
@@ -250,8 +251,8 @@ def _time_by_turns(
         load_weights(model, folders[variant] / "model_final.pth")
         models[variant], seconds[variant] = model, []
     first = next(iter(configs.values()))
-    pictures = list(islice(instantiate(first.dataloader.test), images + 1))
-    for turn, batch in enumerate(pictures):
+    records = list(islice(instantiate(first.dataloader.test), images + 1))
+    for turn, batch in enumerate(records):
         order = list(models)[:: 1 if turn % 2 == 0 else -1]
         for variant in order:
             start = time.perf_counter()

@@ -2,15 +2,15 @@
 
 The estimate is the sum of what is held at the end of a forward pass, where a training holds most:
 
-    parameters + gradients + optimizer + average      whatever the pictures
-    + activations, once + pictures × each             what the backward pass needs
+    parameters + gradients + optimizer + average      whatever the images
+    + activations, once + images × each             what the backward pass needs
     + reserve                                         what nobody can count from here
 
 Activations are those that PyTorch keeps for the backward pass, each storage counted once, in a
 forward pass on the CPU that goes the way of a GPU: with the operators and in the types of CUDA. Of
 blocks that are checkpointed those are the inputs; what such a block needs when it is computed again
 counts where it makes a larger sum than all that is kept at the end of the forward pass. "Once" is
-what does not grow with the pictures, mostly weights in half precision.
+what does not grow with the images, mostly weights in half precision.
 
 It is an estimate: what kernels need besides and what the allocator loses are in the reserve.
 """
@@ -33,15 +33,15 @@ from typing_extensions import Self
 from ..errors import ConfigError
 from ..modeling import MViTv2
 from ..modeling.operators import plain_operators
-from .workload import random_pictures
+from .workload import random_images
 
 GIB = 2**30
 # CUDA's context and libraries, workspaces of convolutions, and the overlaps of all anchors with the
-# objects of a crowded picture.
+# objects of a crowded image.
 RESERVE = 3 * GIB // 2
 # For what the backward pass computes with, and for what the allocator rounds up or cannot reuse.
 RESERVE_SHARE = 0.1
-# As many as a picture has positive regions at most, so that the heads see the most they ever do.
+# As many as an image has positive regions at most, so that the heads see the most they ever do.
 OBJECTS = 128
 
 
@@ -54,9 +54,9 @@ class MemoryEstimate:
         gradients: of the parameters that are trained.
         optimizer: its state.
         average: averaged weights, where the training has them.
-        activations_once: kept for the backward pass whatever the number of pictures.
-        activations_each: kept for the backward pass of each picture.
-        pictures: that are seen at once.
+        activations_once: kept for the backward pass whatever the number of images.
+        activations_each: kept for the backward pass of each image.
+        images: that are seen at once.
     """
 
     parameters: int
@@ -65,12 +65,12 @@ class MemoryEstimate:
     average: int
     activations_once: int
     activations_each: int
-    pictures: int
+    images: int
 
     @property
     def activations(self) -> int:
         """Kept for the backward pass."""
-        return self.activations_once + self.pictures * self.activations_each
+        return self.activations_once + self.images * self.activations_each
 
     @property
     def counted(self) -> int:
@@ -92,25 +92,26 @@ class MemoryEstimate:
 def estimate_memory(config: DictConfig, size: tuple[int, int]) -> MemoryEstimate:
     """Estimates what the training of a detector needs on one GPU.
 
-    The whole detector sees one, and then two random pictures on the CPU.
+    The whole detector sees one, and then two random images on the CPU.
 
     Args:
         config: `model`, `optimizer`, `dataloader.train.total_batch_size`, and of `train`
-            `accumulate`, `amp` and `ema`. fp16 and bf16 count alike.
-        size: height and width of the pictures in pixels.
+            `grad_accum_steps`, `amp` and `ema`. fp16 and bf16 count alike.
+        size: height and width of the images in pixels.
 
     Raises:
-        ConfigError: the batch cannot be split into `train.accumulate` parts.
+        ConfigError: the batch cannot be split into `train.grad_accum_steps` parts.
     """
-    batch, parts = config.dataloader.train.total_batch_size, config.train.accumulate
+    batch, parts = config.dataloader.train.total_batch_size, config.train.grad_accum_steps
     if batch % parts:
         raise ConfigError(
-            f"a batch of {batch} pictures cannot be split into train.accumulate={parts} equal parts"
+            f"a batch of {batch} images cannot be split into train.grad_accum_steps={parts} "
+            "equal parts"
         )
     torch.manual_seed(0)
     model = instantiate(config.model).train()
     one, two = (
-        activation_bytes(model, random_pictures(size, count, OBJECTS), config.train.amp.enabled)
+        activation_bytes(model, random_images(size, count, OBJECTS), config.train.amp.enabled)
         for count in (1, 2)
     )
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -121,7 +122,7 @@ def estimate_memory(config: DictConfig, size: tuple[int, int]) -> MemoryEstimate
         average=total_bytes(trained) if config.train.ema.enabled else 0,
         activations_once=2 * one - two,
         activations_each=two - one,
-        pictures=batch // parts,
+        images=batch // parts,
     )
 
 

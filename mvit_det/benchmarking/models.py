@@ -10,7 +10,7 @@ from detectron2.config import instantiate
 from detectron2.modeling import GeneralizedRCNN, MViT
 from torch import nn
 
-from ..engine import load_config
+from ..config import load_config
 from ..model_zoo import configs_folder
 from ..modeling import MViTv2, mvitv2_b, mvitv2_h, mvitv2_l, mvitv2_s, mvitv2_t
 from .case import Case

@@ -1,4 +1,4 @@
-"""Time and memory against the size of the image, as a picture."""
+"""Time and memory against the size of the image, as an image."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -13,7 +13,7 @@ from torch import Tensor
 from .case import DTYPES, Case
 from .models import build, compile_backbone
 
-# About as many as a picture of COCO shows.
+# About as many as an image of COCO shows.
 OBJECTS = 8
 
 
@@ -31,9 +31,7 @@ class Workload:
             compile_backbone(self.model)
         torch.manual_seed(1)
         self.inputs = (
-            random_pictures(case.image_size, case.batch)
-            if case.detector
-            else _backbone_inputs(case)
+            random_images(case.image_size, case.batch) if case.detector else _backbone_inputs(case)
         )
         self.autocast = torch.autocast(
             case.device,
@@ -89,20 +87,20 @@ def _backbone_inputs(case: Case) -> Tensor:
     return torch.randn(case.batch, 3, *case.image_size, device=case.device)
 
 
-def random_pictures(
+def random_images(
     size: tuple[int, int], count: int, objects: int = OBJECTS
 ) -> list[dict[str, Any]]:
-    """Random pictures with octagons as objects, in the format of Detectron2's data loaders.
+    """Random images with octagons as objects, in the format of Detectron2's data loaders.
 
     Args:
         size: height and width in pixels.
-        count: number of pictures.
-        objects: of each picture, all of class 0.
+        count: number of images.
+        objects: of each image, all of class 0.
     """
     height, width = size
-    pictures = []
+    images = []
     for _ in range(count):
-        # From a sixteenth of the sides to half of them, anywhere in the picture.
+        # From a sixteenth of the sides to half of them, anywhere in the image.
         extent = torch.rand(objects, 2) * 7 / 16 + 1 / 16
         corner = torch.rand(objects, 2) * (1 - extent)
         boxes = torch.cat([corner, corner + extent], dim=1)
@@ -114,10 +112,10 @@ def random_pictures(
         image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
         # All of it background; only panoptic detectors look at this.
         stuff = torch.zeros(size, dtype=torch.int64)
-        pictures.append(
+        images.append(
             dict(image=image, height=height, width=width, instances=instances, sem_seg=stuff)
         )
-    return pictures
+    return images
 
 
 def _octagon(box: np.ndarray) -> np.ndarray:

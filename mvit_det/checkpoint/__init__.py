@@ -1,13 +1,13 @@
 """Reading, checking, converting and writing weights; needs no Detectron2."""
 
-from .accounting import Accounting
 from .checkpointer import Checkpointer
 from .download import local_path
 from .formats import Weights
+from .load_report import LoadReport
 from .loading import fill_model, load_weights, read_weights
 
 __all__ = [
-    "Accounting",
+    "LoadReport",
     "Checkpointer",
     "Weights",
     "fill_model",

@@ -38,7 +38,7 @@ class Checkpointer:
         save_dir: str | Path = "",
         *,
         trust: bool = False,
-        fresh_head: bool = False,
+        reset_head: bool = False,
         class_names: Sequence[str] = (),
     ) -> None:
         """Builds a checkpointer.
@@ -47,25 +47,25 @@ class Checkpointer:
             model: to save and fill; perhaps in DistributedDataParallel, or, to save it, sharded.
             save_dir: folder of the checkpoints; '' saves nothing.
             trust: lets files run code while they are read.
-            fresh_head: leaves layers that depend on the classes out of what a training starts from.
+            reset_head: leaves layers that depend on the classes out of what a training starts from.
             class_names: one per class of the model, written into every checkpoint as "class_names",
                 so that whoever uses it can name what it finds; empty writes none.
         """
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
         self.save_dir = Path(save_dir) if save_dir else None
         self.trust = trust
-        self.fresh_head = fresh_head
+        self.reset_head = reset_head
         self.class_names = list(class_names)
 
-    def save(self, name: str, *, resumable: bool = True, **extras: Any) -> None:
-        """Writes the model and `extras` to `name.pth`.
+    def save(self, name: str, *, resumable: bool = True, **metadata: Any) -> None:
+        """Writes the model and `metadata` to `name.pth`.
 
         In distributed training all processes have to call it, and the main one writes.
 
         Args:
             name: without the ending.
             resumable: whether `last_checkpoint` shall name the file.
-            extras: what else the file shall hold: tensors, numbers, text, containers of them.
+            metadata: what else the file shall hold: tensors, numbers, text, containers of them.
 
         Raises:
             CheckpointError: the disk refuses it, or it holds what could not be read again.
@@ -75,7 +75,7 @@ class Checkpointer:
         state = {key: _whole(value) for key, value in self.model.state_dict().items()}
         if not _is_main_process():
             return
-        data = {"model": state, **extras}
+        data = {"model": state, **metadata}
         if self.class_names:
             data["class_names"] = self.class_names
         data = {key: _to_plain(item, key) for key, item in data.items()}
@@ -131,19 +131,19 @@ class Checkpointer:
         """
         if resume and (found := self.checkpoints()):
             checkpoint, weights = self._newest_whole(found)
-            if "trainer" not in weights.extras:
+            if "trainer" not in weights.metadata:
                 raise CheckpointError(
                     f"'{checkpoint}' has weights but no state of the trainer to go on from; start "
                     "a new training with train.init_checkpoint and without '--resume'"
                 )
             fill_model(self.model, weights, checkpoint)
-            return dict(weights.extras)
+            return dict(weights.metadata)
         if not path:
             logger.info("No weights to start from: the model starts from scratch")
             return {}
         try:
             weights = read_weights(path, trust=self.trust)
-            fill_model(self.model, weights, path, purpose="train", fresh_head=self.fresh_head)
+            fill_model(self.model, weights, path, purpose="train", reset_head=self.reset_head)
         except CheckpointError as error:
             raise CheckpointError(
                 f"{error}; to start from scratch instead, set train.init_checkpoint=''"
@@ -152,15 +152,15 @@ class Checkpointer:
 
     def _newest_whole(self, paths: Sequence[Path]) -> tuple[Path, Weights]:
         """The first of the files that can be read, and what it holds."""
-        problems = []
+        issues = []
         for path in paths:
             try:
                 return path, read_weights(path, trust=self.trust)
             except CheckpointError as error:
-                problems.append(str(error))
+                issues.append(str(error))
                 logger.warning("Cannot go on from this checkpoint: %s", error)
         raise CheckpointError(
-            f"no checkpoint in '{self.save_dir}' can be read ({'; '.join(problems)}); start the "
+            f"no checkpoint in '{self.save_dir}' can be read ({'; '.join(issues)}); start the "
             "training anew without '--resume'"
         )
 

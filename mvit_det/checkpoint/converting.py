@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .accounting import Accounting, Outcome
 from .formats import Weights, to_timm
+from .load_report import KeyStatus, LoadReport
 from .loading import read_weights
 from .writing import atomic_path, save_torch
 
@@ -33,7 +33,7 @@ def convert(
     *,
     overwrite: bool = False,
     trust: bool = False,
-) -> Accounting:
+) -> LoadReport:
     """Reads weights of any format and writes them in another, value for value.
 
     Args:
@@ -64,25 +64,25 @@ def convert(
         raise CheckpointError(f"'{source}' holds no MViTv2, so there is nothing to convert")
     names, dropped = _choose_names(weights, to)
 
-    accounting = Accounting(f"'{source}' ({weights.source}) to {to}")
+    report = LoadReport(f"'{source}' ({weights.source}) to {to}")
     tensors: dict[str, Tensor] = {}
     for name, tensor in weights.tensors.items():
         original = weights.original_names.get(name, name)
         if name not in names:
-            accounting.add(original, Outcome.DROPPED, dropped)
+            report.add(original, KeyStatus.DROPPED, dropped)
             continue
         # A copy of its own, as formats write all of the memory that a tensor is a part of.
         tensors[names[name]] = tensor.clone(memory_format=torch.contiguous_format)
         if name in weights.squeezed:
-            accounting.add(names[name], Outcome.RESIZED, "time axis of length 1 removed")
+            report.add(names[name], KeyStatus.RESIZED, "time axis of length 1 removed")
         elif to == "detectron2" and tensor.dtype is torch.bfloat16:
             tensors[names[name]] = tensor.float()
-            accounting.add(names[name], Outcome.RESIZED, "bfloat16 to float32, as NumPy lacks it")
+            report.add(names[name], KeyStatus.RESIZED, "bfloat16 to float32, as NumPy lacks it")
         else:
             renamed = names[name] != original
-            accounting.add(names[name], Outcome.LOADED, "renamed" if renamed else "")
-    for key in weights.extras:
-        accounting.add(key, Outcome.DROPPED, "not weights")
+            report.add(names[name], KeyStatus.LOADED, "renamed" if renamed else "")
+    for key in weights.metadata:
+        report.add(key, KeyStatus.DROPPED, "not weights")
 
     with atomic_path(output) as temporary:
         if to == "detectron2":
@@ -91,7 +91,7 @@ def convert(
             safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
         else:
             save_torch(tensors, temporary)
-    return accounting
+    return report
 
 
 def _choose_names(weights: Weights, to: str) -> tuple[dict[str, str], str]:

@@ -36,14 +36,14 @@ class Weights:
         tensors: by name.
         original_names: what the file calls them, by name.
         squeezed: names of kernels that lost a time axis of length one.
-        extras: what else the file holds, such as the state of training.
+        metadata: what else the file holds, such as the state of training.
     """
 
     source: str
     tensors: dict[str, Tensor]
     original_names: dict[str, str] = field(default_factory=dict)
     squeezed: tuple[str, ...] = ()
-    extras: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
     def root(self) -> str | None:
@@ -118,7 +118,7 @@ def recognise(content: Any, path: str) -> Weights:
     Raises:
         CheckpointError: there are no weights, or not those of an MViTv2.
     """
-    table, source, extras = _find_table(content, path)
+    table, source, metadata = _find_table(content, path)
     raw = {name: _as_tensor(name, value, path) for name, value in table.items()}
     if any(re.search(r"(^|\.)stages\.0\.blocks\.0\.", name) for name in raw):
         source, names = "timm", _from_timm(raw)
@@ -135,7 +135,7 @@ def recognise(content: Any, path: str) -> Weights:
             squeezed.append(ours)
         tensors[ours] = tensor
     return Weights(
-        source, tensors, {ours: name for name, ours in names.items()}, tuple(squeezed), extras
+        source, tensors, {ours: name for name, ours in names.items()}, tuple(squeezed), metadata
     )
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from .accounting import Accounting
 from .download import local_path
 from .formats import Weights, recognise
+from .load_report import LoadReport
 from .matching import Purpose, check, match
 from .reading import read_file
 
@@ -22,8 +22,8 @@ def load_weights(
     *,
     purpose: Purpose = "evaluate",
     trust: bool = False,
-    fresh_head: bool = False,
-) -> Accounting:
+    reset_head: bool = False,
+) -> LoadReport:
     """Fills a model from a file, whole or not at all, and logs what became of each key.
 
     It reads detectors of Detectron2's MViTv2 zoo, ImageNet models of facebookresearch/mvit and of
@@ -37,16 +37,16 @@ def load_weights(
             with a backbone's file, FPN and heads stay as they are, and with an ImageNet model's
             the norms of the outputs as well.
         trust: lets the file run code while it is read.
-        fresh_head: with "train", leaves the layers that depend on the classes as they are.
+        reset_head: with "train", leaves the layers that depend on the classes as they are.
 
     Returns:
-        The outcome of each key.
+        The status of each key.
 
     Raises:
         CheckpointError: the file cannot be had, read or used; the model is as it was.
     """
     weights = read_weights(path, trust=trust)
-    return fill_model(model, weights, path, purpose=purpose, fresh_head=fresh_head)
+    return fill_model(model, weights, path, purpose=purpose, reset_head=reset_head)
 
 
 def read_weights(path: str | Path, *, trust: bool = False) -> Weights:
@@ -68,20 +68,20 @@ def fill_model(
     path: str | Path,
     *,
     purpose: Purpose = "evaluate",
-    fresh_head: bool = False,
-) -> Accounting:
+    reset_head: bool = False,
+) -> LoadReport:
     """`load_weights` for weights that are read already; `path` is for messages only."""
-    if fresh_head and purpose != "train":
-        raise ValueError("fresh_head goes with purpose 'train': a fresh head has to be trained")
+    if reset_head and purpose != "train":
+        raise ValueError("reset_head goes with purpose 'train': a fresh head has to be trained")
     while isinstance(model, (DataParallel, DistributedDataParallel)):
         model = model.module
-    filled, accounting = match(
-        weights, model.state_dict(), path=str(path), purpose=purpose, fresh_head=fresh_head
+    filled, report = match(
+        weights, model.state_dict(), path=str(path), purpose=purpose, reset_head=reset_head
     )
-    if accounting.errors:
-        logger.error("%s", accounting.table())
-    check(accounting, str(path))
+    if report.errors:
+        logger.error("%s", report.table())
+    check(report, str(path))
     with torch.no_grad():
         model.load_state_dict(filled, strict=False)
-    logger.info("%s", accounting.table())
-    return accounting
+    logger.info("%s", report.table())
+    return report

@@ -7,8 +7,8 @@ from typing import Literal
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .accounting import Accounting, Outcome
 from .formats import Weights, find_geometry, find_root
+from .load_report import KeyStatus, LoadReport
 from .resizing import (
     resize_absolute_table,
     resize_joint_table,
@@ -31,8 +31,8 @@ def match(
     *,
     path: str,
     purpose: Purpose,
-    fresh_head: bool = False,
-) -> tuple[dict[str, Tensor], Accounting]:
+    reset_head: bool = False,
+) -> tuple[dict[str, Tensor], LoadReport]:
     """Finds a weight for each key of a model, or a reason why it needs none.
 
     Args:
@@ -40,7 +40,7 @@ def match(
         state: of the model, by name. It is only looked at.
         path: of the file, for messages.
         purpose: what for.
-        fresh_head: leaves out the layers whose shape depends on the classes.
+        reset_head: leaves out the layers whose shape depends on the classes.
 
     Returns:
         Weights for the model, of its shapes, and what became of every key. Where that holds
@@ -53,14 +53,14 @@ def match(
     if weights.root is not None:
         # The one choice of plan that names of weights do not tell apart.
         source += f", expand_attn={find_geometry(weights.tensors, weights.root).expand_attn}"
-    matcher = _Matcher(weights, state, purpose, fresh_head, f"'{path}' ({source})")
+    matcher = _Matcher(weights, state, purpose, reset_head, f"'{path}' ({source})")
     matcher.check_kind(path)
     for name in weights.tensors:
         matcher.place(name)
     for key in state:
         if key not in matcher.seen:
             matcher.explain_missing(key)
-    return matcher.filled, matcher.accounting
+    return matcher.filled, matcher.report
 
 
 class _Matcher:
@@ -71,14 +71,14 @@ class _Matcher:
         weights: Weights,
         state: Mapping[str, Tensor],
         purpose: Purpose,
-        fresh_head: bool,
+        reset_head: bool,
         title: str,
     ) -> None:
         self.weights = weights
         self.state = state
         self.training = purpose == "train"
-        self.fresh_head = fresh_head
-        self.accounting = Accounting(title)
+        self.reset_head = reset_head
+        self.report = LoadReport(title)
         self.filled: dict[str, Tensor] = {}
         self.seen: set[str] = set()
 
@@ -154,23 +154,23 @@ class _Matcher:
         """Decides on a weight of the file."""
         original = self.weights.original_names.get(name, name)
         if not name.startswith(self.cut):
-            self.accounting.add(original, Outcome.DROPPED, "not part of a backbone")
+            self.report.add(original, KeyStatus.DROPPED, "not part of a backbone")
             return
         key = self.prefix + name.removeprefix(self.cut)
         if key not in self.state:
             reason = self._reason_to_drop(key)
-            outcome = Outcome.DROPPED if reason else Outcome.ERROR
-            self.accounting.add(original, outcome, reason or "no place in the model")
+            status = KeyStatus.DROPPED if reason else KeyStatus.ERROR
+            self.report.add(original, status, reason or "no place in the model")
             return
         self.seen.add(key)
         tensor, target = self.weights.tensors[name], self.state[key]
-        if self.fresh_head and _knows_classes(key, tensor, target):
-            self.accounting.add(key, Outcome.NEW, "fresh head")
+        if self.reset_head and _knows_classes(key, tensor, target):
+            self.report.add(key, KeyStatus.NEW, "fresh head")
         elif tensor.shape == target.shape:
             self.filled[key] = tensor
             squeezed = name in self.weights.squeezed
-            outcome = Outcome.RESIZED if squeezed else Outcome.LOADED
-            self.accounting.add(key, outcome, "time axis of length 1 removed" if squeezed else "")
+            status = KeyStatus.RESIZED if squeezed else KeyStatus.LOADED
+            self.report.add(key, status, "time axis of length 1 removed" if squeezed else "")
         else:
             self._resize(key, tensor, target)
 
@@ -192,14 +192,14 @@ class _Matcher:
                 self.filled[key] = resize_patch_embedding(tensor, wanted[1])
                 how = f"channels of the image, {shape[1]} to {wanted[1]}"
         if how:
-            self.accounting.add(key, Outcome.RESIZED, how)
+            self.report.add(key, KeyStatus.RESIZED, how)
             return
         in_file, in_model = (_count_classes(key, rows) for rows in (shape[0], wanted[0]))
         if in_file is not None and in_file != in_model:
             reason = f"file has {in_file} classes, config has {in_model}"
         else:
             reason = f"has shape {shape} in the file and {wanted} in the model"
-        self.accounting.add(key, Outcome.ERROR, reason)
+        self.report.add(key, KeyStatus.ERROR, reason)
 
     def _reason_to_drop(self, key: str) -> str:
         """Why a weight of the file may be left out that the model has no place for; '' if not."""
@@ -234,10 +234,10 @@ class _Matcher:
             reason = "" if self.fills_all else "FPN and heads"
         elif re.match(r"scale\d+_norm\.", name) and not self.has_output_norms:
             reason = "norms of the outputs"
-        elif name.startswith("head.") and self.fresh_head:
+        elif name.startswith("head.") and self.reset_head:
             reason = "fresh head"
-        outcome = Outcome.NEW if reason else Outcome.ERROR
-        self.accounting.add(key, outcome, reason or "not in the file")
+        status = KeyStatus.NEW if reason else KeyStatus.ERROR
+        self.report.add(key, status, reason or "not in the file")
 
 
 def _swap_in(shape: tuple[int, ...], channels: int) -> tuple[int, ...]:
@@ -264,20 +264,20 @@ def _knows_classes(key: str, tensor: Tensor, target: Tensor) -> bool:
     return ".cls_score." in key or counts != [1, 1]
 
 
-def check(accounting: Accounting, path: str) -> None:
-    """Raises what the errors of an accounting amount to.
+def check(report: LoadReport, path: str) -> None:
+    """Raises what the errors of an report amount to.
 
     Raises:
         CheckpointError: there are any; it names the first, those of differing classes before all.
     """
-    errors = accounting.errors
+    errors = report.errors
     if not errors:
         return
     for error in errors:
         if " classes, config has " in error.reason:
             raise CheckpointError(
                 f"'{path}': {error.reason}; {_TAKE_CONFIG}, or train a fresh head for the "
-                "config's classes with train.fresh_head=True"
+                "config's classes with train.reset_head=True"
             )
     first = next((error for error in errors if "shape" in error.reason), errors[0])
     others = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""

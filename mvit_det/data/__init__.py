@@ -1,4 +1,4 @@
-"""Data sets: reading pictures and annotations, checking them, and generated ``shapes``."""
+"""Datasets: reading images and annotations, checking them, and generated ``shapes``."""
 
 from .check import check_datasets
 from .images import read_image

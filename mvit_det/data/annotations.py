@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _FEWEST_POINTS = 3
-# Training compares each object of a picture with each anchor, and, as objects are proposals too,
+# Training compares each object of an image with each anchor, and, as objects are proposals too,
 # with each other: the memory for that grows with the number of objects and with its square.
 MOST_OBJECTS = 5000
 _LONGEST_RUN_CODE = 7  # characters, of 5 bits each
@@ -28,7 +28,7 @@ def segmentation_error(segmentation: Any, height: int, width: int) -> str:
     Args:
         segmentation: as in COCO: polygons, each a list x0, y0, x1, y1, … in pixels, or run-length
             encoding with `size` and `counts`, plain or compressed. None and [] are no mask.
-        height, width: of the picture in pixels.
+        height, width: of the image in pixels.
     """
     if segmentation is None:
         return ""
@@ -61,7 +61,7 @@ def _rle_error(encoded: dict[str, Any], height: int, width: int) -> str:
     """Lengths are checked here because libraries would write beyond the mask if they lie."""
     size, counts = encoded.get("size"), encoded.get("counts")
     if list(size if isinstance(size, Sequence) else ()) != [height, width]:
-        return "run-length encoding of another size than the picture's"
+        return "run-length encoding of another size than the image's"
     if isinstance(counts, (str, bytes)):
         lengths = _decompressed(counts.encode("utf-8") if isinstance(counts, str) else counts)
     else:
@@ -70,7 +70,7 @@ def _rle_error(encoded: dict[str, Any], height: int, width: int) -> str:
         fits = all(length >= 0 for length in lengths) and sum(lengths) == height * width
     except TypeError:
         fits = False
-    return "" if fits else "run-length encoding that does not fill the picture"
+    return "" if fits else "run-length encoding that does not fill the image"
 
 
 def _decompressed(code: bytes) -> list[int]:

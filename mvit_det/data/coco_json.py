@@ -1,4 +1,4 @@
-"""Data sets of one's own: annotations in COCO's JSON, and a folder of pictures."""
+"""Datasets of one's own: annotations in COCO's JSON, and a folder of images."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def read_coco_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Args:
         path: a JSON file of an object with the lists `images`, `annotations` and `categories`.
-            What they hold is for `find_problems` to check.
+            What they hold is for `find_issues` to check.
 
     Raises:
         DatasetError: there is no such file, it is empty, cut short or not JSON, or a list is
@@ -78,7 +78,7 @@ def read_coco_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def image_path(folder: str | os.PathLike[str], file_name: Any) -> Path:
-    """The path of a picture, which must lie in its folder.
+    """The path of an image, which must lie in its folder.
 
     Raises:
         DatasetError: `file_name` is not relative to the folder, or leads out of it.
@@ -87,7 +87,7 @@ def image_path(folder: str | os.PathLike[str], file_name: Any) -> Path:
     name = PurePath(file_name if named else "")
     if not named or name.anchor or ".." in name.parts:
         raise DatasetError(
-            f"the picture {file_name!r} does not lie in the folder '{folder}'; name pictures "
+            f"the image {file_name!r} does not lie in the folder '{folder}'; name images "
             "relative to the folder and without '..'"
         )
     return Path(folder) / name
@@ -106,19 +106,19 @@ def class_of_category(dataset: Mapping[str, Any]) -> dict[int, int]:
 
 
 def load_coco_json(json_file: str, folder: str) -> list[dict[str, Any]]:
-    """A data set without errors, as `find_problems` finds them, in Detectron2's format.
+    """A dataset without errors, as `find_issues` finds them, in Detectron2's format.
 
     Args:
         json_file: the annotations.
-        folder: of the pictures.
+        folder: of the images.
 
     Returns:
-        One record per picture, by id: `file_name`, `height`, `width`, `image_id` and
+        One record per image, by id: `file_name`, `height`, `width`, `image_id` and
         `annotations`, each with `id`, `bbox` (x, y, width, height in pixels), `category_id` (the
         model's class, from 0), `iscrowd`, and `segmentation` if it has a mask.
 
     Raises:
-        DatasetError: the file cannot be read, or a picture lies outside of the folder.
+        DatasetError: the file cannot be read, or an image lies outside of the folder.
     """
     dataset = read_coco_json(json_file)
     classes = class_of_category(dataset)

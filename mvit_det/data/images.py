@@ -1,4 +1,4 @@
-"""Pictures from files, as the model takes them."""
+"""Images from files, as the model takes them."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import ImageError
 
-# Of all that Pillow reads, the formats of pictures; others, such as EPS, run programs.
+# Of all that Pillow reads, the formats of images; others, such as EPS, run programs.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 _HEAD_SIZE = 64  # bytes that tell what a file is
@@ -26,9 +26,9 @@ _TRANSPOSES = {
 
 
 def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.ndarray:
-    """Reads a picture upright, whatever its file is called.
+    """Reads an image upright, whatever its file is called.
 
-    The orientation in its EXIF data is applied. For pictures of 8 bits the result is that of
+    The orientation in its EXIF data is applied. For images of 8 bits the result is that of
     Detectron2's `read_image`: grey values and palettes become colours, CMYK is converted without
     a colour profile, transparency is dropped, and of several frames the first one is read. It
     differs for TIFF files with an orientation, which Detectron2 applies twice. Grey values of 16
@@ -42,7 +42,7 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
         (H, W, 3) uint8, in [0, 255].
 
     Raises:
-        ImageError: the file is missing, empty, cut short, damaged or no picture, holds values
+        ImageError: the file is missing, empty, cut short, damaged or no image, holds values
             without a known range (floating point, 32 bits), or more than 179 million pixels.
         ValueError: `image_format` is neither "RGB" nor "BGR".
     """
@@ -54,7 +54,7 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
             upright = _to_rgb(image, path)
         except ValueError as error:
             raise ImageError(
-                f"the picture '{path}' has pixels of the kind '{image.mode}', which cannot be "
+                f"the image '{path}' has pixels of the kind '{image.mode}', which cannot be "
                 "turned into RGB; save it as PNG or JPEG of 8 bits"
             ) from error
         method = _TRANSPOSES.get(_orientation(image))
@@ -65,10 +65,10 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
 
 
 def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads a label map: a picture whose grey values, or indexes into a palette, are classes.
+    """Reads a label map: an image whose grey values, or indexes into a palette, are classes.
 
     Returns:
-        (H, W) of whole numbers.
+        (H, W) of integers.
 
     Raises:
         ImageError: as `read_image`, or the pixels are colours.
@@ -78,7 +78,7 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
         if image.mode not in ("L", "P") and not image.mode.startswith("I"):
             raise ImageError(
                 f"the label map '{path}' has pixels of the kind '{image.mode}'; save it as PNG "
-                "with one whole number per pixel"
+                "with one integer per pixel"
             )
         return np.array(image)
 
@@ -87,7 +87,7 @@ def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width in pixels that `read_image` gives, from the beginning of a file alone.
 
     Raises:
-        ImageError: the file is missing, empty or no picture, or holds more than 179 million pixels.
+        ImageError: the file is missing, empty or no image, or holds more than 179 million pixels.
             Damage further on goes unnoticed.
     """
     with open_image(path) as image:
@@ -109,14 +109,14 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
     except FileNotFoundError as error:
         raise ImageError(
-            f"there is no picture '{path}'; check its name and the folder of pictures"
+            f"there is no image '{path}'; check its name and the folder of images"
         ) from error
     except IsADirectoryError as error:
-        raise ImageError(f"'{path}' is a folder and not a picture; name a file") from error
+        raise ImageError(f"'{path}' is a folder and not an image; name a file") from error
     except Image.DecompressionBombError as error:
         millions = round(2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6)
         raise ImageError(
-            f"the picture '{path}' has more than {millions} million pixels, too many to read "
+            f"the image '{path}' has more than {millions} million pixels, too many to read "
             "safely; scale it down or leave it out"
         ) from error
     except UnidentifiedImageError as error:
@@ -125,7 +125,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(
-                f"the picture '{path}' cannot be read ({error.strerror}); make it readable or "
+                f"the image '{path}' cannot be read ({error.strerror}); make it readable or "
                 "leave it out"
             ) from error
         raise _damaged(path, error) from error
@@ -140,50 +140,49 @@ def _load(image: Image.Image, path: str | os.PathLike[str]) -> None:
 
 
 def _what_instead(path: Path) -> str:
-    """What a file is that is no picture."""
+    """What a file is that is no image."""
     with open(path, "rb") as file:
         head = file.read(_HEAD_SIZE)
     if not head:
-        return f"the picture '{path}' is empty; {_MEND}"
+        return f"the image '{path}' is empty; {_MEND}"
     if head.startswith(_SIGNATURES):
-        return f"the picture '{path}' is cut short or damaged; {_MEND}"
+        return f"the image '{path}' is cut short or damaged; {_MEND}"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        return f"'{path}' is a web page or a drawing and not a picture; {_MEND}"
+        return f"'{path}' is a web page or a drawing and not an image; {_MEND}"
     if head.startswith(b"version https://git-lfs"):
         return (
-            f"'{path}' only points to a picture kept by Git LFS; get the picture with "
-            "'git lfs pull'"
+            f"'{path}' only points to an image kept by Git LFS; get the image with 'git lfs pull'"
         )
-    return f"'{path}' is no picture of a known format; convert it to PNG or JPEG or leave it out"
+    return f"'{path}' is no image of a known format; convert it to PNG or JPEG or leave it out"
 
 
 def _damaged(path: str | os.PathLike[str], error: Exception) -> ImageError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ImageError(f"the picture '{path}' is cut short or damaged ({reason}); {_MEND}")
+    return ImageError(f"the image '{path}' is cut short or damaged ({reason}); {_MEND}")
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's number, 1 to 8, of how the picture lies; 1 is upright."""
+    """EXIF's number, 1 to 8, of how the image lies; 1 is upright."""
     try:
         # That of the base class does not decode a PNG in search of EXIF data behind the pixels.
         return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
-    # EXIF data can be damaged in any way, and a picture without them is upright.
+    # EXIF data can be damaged in any way, and an image without them is upright.
     except Exception:
         return 1
 
 
 def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
-    """The picture with 8 bits in each of three colours."""
+    """The image with 8 bits in each of three colours."""
     if image.mode == "F":
         raise ImageError(
-            f"the picture '{path}' has floating-point pixels, whose range is not known; save it "
+            f"the image '{path}' has floating-point pixels, whose range is not known; save it "
             "as PNG or JPEG of 8 bits"
         )
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ImageError(
-                f"the picture '{path}' has pixels of 32 bits, from {values.min()} to "
+                f"the image '{path}' has pixels of 32 bits, from {values.min()} to "
                 f"{values.max()}, whose range is not known; save it as PNG or JPEG of 8 bits"
             )
         # 65535 / 257 is 255.

@@ -22,7 +22,7 @@ Record = dict[str, Any]
 Mapper = Callable[[Record], Record]
 
 BAD_IMAGE_POLICIES = ("raise", "skip")
-# After so many broken pictures in a row the data set is taken to be broken, and not a picture.
+# After so many broken images in a row the dataset is taken to be broken, and not an image.
 MOST_REPLACEMENTS = 20
 
 
@@ -30,7 +30,7 @@ class TrainingLoader:
     """Batches for training in an order that depends on the seed alone.
 
     Attributes:
-        skipped: what is wrong with the pictures that this process left out so far.
+        skipped: what is wrong with the images that this process left out so far.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class TrainingLoader:
 
         Args:
             dataset: records in Detectron2's format, as `get_detection_dataset_dicts` returns them.
-            mapper: makes of a record what the model takes, and raises `ImageError` for a picture
+            mapper: makes of a record what the model takes, and raises `ImageError` for an image
                 that cannot be used. What it draws from the generators of Python, NumPy and PyTorch
-                depends on the seed and the picture's position in the training alone.
-            total_batch_size: pictures of a batch, over all processes.
-            num_workers: processes that each process has load pictures; 0 loads them itself.
-            on_bad_image: "raise" stops at a picture that cannot be used; "skip" takes another one
+                depends on the seed and the image's position in the training alone.
+            total_batch_size: images of a batch, over all processes.
+            num_workers: processes that each process has load images; 0 loads them itself.
+            on_bad_image: "raise" stops at an image that cannot be used; "skip" takes another one
                 in its place, and counts and lists it.
-            repeat_threshold: pictures with a class that is on less than this share of them are
+            repeat_threshold: images with a class that is on less than this share of them are
                 seen more often (LVIS, appendix B.2); 0 sees each once per pass.
 
         Raises:
@@ -63,7 +63,7 @@ class TrainingLoader:
         """
         if not dataset:
             raise DatasetError(
-                "there is no picture to train on: the data set is empty, or no picture of it has "
+                "there is no image to train on: the dataset is empty, or no image of it has "
                 "an annotation other than a crowd"
             )
         if total_batch_size < 1:
@@ -87,29 +87,33 @@ class TrainingLoader:
         """The batches of seed 0 from the first one on."""
         return self.batches(seed=0)
 
-    def batches(self, *, seed: int, start: int = 0, accumulate: int = 1) -> Iterator[list[Record]]:
-        """Yields this process's share of each batch, in `accumulate` parts of the same size.
+    def batches(
+        self, *, seed: int, start: int = 0, grad_accum_steps: int = 1
+    ) -> Iterator[list[Record]]:
+        """Yields this process's share of each batch, in `grad_accum_steps` parts of the same size.
 
-        With P processes a batch falls into P · `accumulate` parts. Part i goes to process i mod P.
-        So the same pictures, changed in the same ways, make up a batch whatever P and
-        `accumulate`.
+        With P processes a batch falls into P · `grad_accum_steps` parts. Part i goes to process
+        i mod P.
+        So the same images, changed in the same ways, make up a batch whatever P and
+        `grad_accum_steps`.
 
         Args:
             seed: at least 0.
             start: batches that were seen already.
-            accumulate: parts that each process gets of a batch, one after the other.
+            grad_accum_steps: parts that each process gets of a batch, one after the other.
 
         Raises:
             ConfigError: the batch cannot be split so.
-            ImageError: a picture is broken, unless those are to be skipped.
-            DatasetError: too many pictures in a row are broken.
+            ImageError: an image is broken, unless those are to be skipped.
+            DatasetError: too many images in a row are broken.
         """
         processes, rank = comm.get_world_size(), comm.get_rank()
-        parts = processes * accumulate
+        parts = processes * grad_accum_steps
         if self.total_batch_size % parts:
             raise ConfigError(
-                f"a batch of {self.total_batch_size} pictures cannot be split evenly among "
-                f"{processes} process(es) with train.accumulate={accumulate}; choose a multiple of "
+                f"a batch of {self.total_batch_size} images cannot be split evenly among "
+                f"{processes} process(es) with train.grad_accum_steps={grad_accum_steps}; "
+                "choose a multiple of "
                 f"{parts} for '--batch-size' (dataloader.train.total_batch_size)"
             )
         size = self.total_batch_size // parts
@@ -132,21 +136,21 @@ class TrainingLoader:
             yield [self._accept(sample) for sample in samples]
 
     def _accept(self, sample: "_Sample") -> Record:
-        """The picture of a sample, once those that it replaces have been written down."""
+        """The image of a sample, once those that it replaces have been written down."""
         _report(sample, self.on_bad_image, self.skipped)
         if sample.record is None:
             raise DatasetError(
-                f"{len(sample.errors)} pictures in a row cannot be used, so the data set as a "
+                f"{len(sample.errors)} images in a row cannot be used, so the dataset as a "
                 f"whole seems to be broken; the last: {sample.errors[-1]}"
             )
         return sample.record
 
 
 class EvaluationLoader:
-    """This process's share of a data set, each picture once, in batches in the data set's order.
+    """This process's share of a dataset, each image once, in batches in the dataset's order.
 
     Attributes:
-        skipped: what is wrong with the pictures that were left out in the last pass.
+        skipped: what is wrong with the images that were left out in the last pass.
     """
 
     def __init__(
@@ -162,8 +166,8 @@ class EvaluationLoader:
 
         Args:
             dataset, mapper, num_workers: as for `TrainingLoader`.
-            batch_size: pictures of a batch in each process.
-            on_bad_image: "raise" stops at a picture that cannot be used; "skip" leaves it out, so
+            batch_size: images of a batch in each process.
+            on_bad_image: "raise" stops at an image that cannot be used; "skip" leaves it out, so
                 that its objects count as missed, and counts and lists it.
 
         Raises:
@@ -171,7 +175,7 @@ class EvaluationLoader:
             ConfigError: `on_bad_image` is neither.
         """
         if not dataset:
-            raise DatasetError("there is no picture to evaluate on: the data set is empty")
+            raise DatasetError("there is no image to evaluate on: the dataset is empty")
         _check_policy(on_bad_image)
         self.on_bad_image = on_bad_image
         self.skipped: list[str] = []
@@ -189,7 +193,7 @@ class EvaluationLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[list[Record]]:
-        """Yields batches, from which pictures that cannot be used are left out if they may be."""
+        """Yields batches, from which images that cannot be used are left out if they may be."""
         self.skipped.clear()
         for samples in self._loader:
             for sample in samples:
@@ -201,9 +205,9 @@ class EvaluationLoader:
 
 @dataclass
 class _Sample:
-    """A picture, and what was wrong with those that it replaces; None if no replacement was found.
+    """An image, and what was wrong with those that it replaces; None if no replacement was found.
 
-    Errors travel from the processes that load pictures like this, and not by being raised, because
+    Errors travel from the processes that load images like this, and not by being raised, because
     PyTorch would bury them under a traceback.
     """
 
@@ -212,7 +216,7 @@ class _Sample:
 
 
 class _Mapped(Dataset[_Sample]):
-    """Pictures by index, as the mapper makes them."""
+    """Images by index, as the mapper makes them."""
 
     def __init__(self, records: "Dataset[Record]", mapper: Mapper) -> None:
         self.records = records
@@ -229,11 +233,11 @@ class _Mapped(Dataset[_Sample]):
 
 
 class _RandomlyMapped(Dataset[_Sample]):
-    """Pictures by index and position, changed at random as the position asks for."""
+    """Images by index and position, changed at random as the position asks for."""
 
     def __init__(self, loader: TrainingLoader, seed: int) -> None:
         # Serialized once, so that processes share the memory of the records.
-        self.pictures = _Mapped(DatasetFromList(list(loader.records), copy=False), loader.mapper)
+        self.images = _Mapped(DatasetFromList(list(loader.records), copy=False), loader.mapper)
         self.seed = seed
         self.tries = 1 + (MOST_REPLACEMENTS if loader.on_bad_image == "skip" else 0)
         self.groups = {
@@ -246,10 +250,10 @@ class _RandomlyMapped(Dataset[_Sample]):
         index, position = key
         errors: list[ImageError] = []
         for attempt in range(self.tries):
-            with seeded("picture", self.seed, position, attempt):
+            with seeded("image", self.seed, position, attempt):
                 if attempt:
                     index = random.choice(self.groups[self.wide[index]])
-                sample = self.pictures[index]
+                sample = self.images[index]
             errors += sample.errors
             if sample.record is not None:
                 return _Sample(sample.record, errors)
@@ -257,7 +261,7 @@ class _RandomlyMapped(Dataset[_Sample]):
 
 
 def _as_it_is(samples: list[_Sample]) -> list[_Sample]:
-    """Collates nothing: pictures differ in size."""
+    """Collates nothing: images differ in size."""
     return samples
 
 
@@ -270,7 +274,7 @@ def _check_policy(on_bad_image: str) -> None:
 
 
 def _report(sample: _Sample, on_bad_image: str, skipped: list[str]) -> None:
-    """Raises what is wrong with a picture, or adds it to those that were skipped."""
+    """Raises what is wrong with an image, or adds it to those that were skipped."""
     for error in sample.errors:
         if on_bad_image == "raise":
             raise error

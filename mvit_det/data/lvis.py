@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 
 from ..errors import DatasetError
 
-# Those of Detectron2's data sets whose annotations are public.
+# Those of Detectron2's datasets whose annotations are public.
 STANDARD = ("lvis_v1_train", "lvis_v1_val")
 
 
@@ -24,12 +24,12 @@ def load_lvis_json(path: str | os.PathLike[str], image_root: str, name: str) -> 
 
     Args:
         path: of the JSON.
-        image_root: where pictures lie under the last two parts of their ``coco_url``.
-        name: of the registered data set. Its metadata get ``thing_classes`` and
+        image_root: where images lie under the last two parts of their ``coco_url``.
+        name: of the registered dataset. Its metadata get ``thing_classes`` and
             ``class_image_count`` where they lack them.
 
     Returns:
-        Records of Detectron2, by id of the picture, with ``neg_category_ids`` and
+        Records of Detectron2, by id of the image, with ``neg_category_ids`` and
         ``not_exhaustive_category_ids``. Classes are category ids less 1.
 
     Raises:
@@ -92,7 +92,7 @@ def federated_weights(dataset_name: str, power: float) -> Callable[[], torch.Ten
 
     Args:
         dataset_name: that of training, registered.
-        power: of the number of pictures that show the class; 0.5 is usual.
+        power: of the number of images that show the class; 0.5 is usual.
 
     Returns:
         A function that returns one weight per class.

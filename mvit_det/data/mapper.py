@@ -1,4 +1,4 @@
-"""From a picture and its annotations on disk to what the model takes."""
+"""From an image and its annotations on disk to what the model takes."""
 
 import copy
 from pathlib import Path
@@ -14,28 +14,28 @@ from ..errors import ImageError
 from .annotations import MOST_OBJECTS, box_error, segmentation_error
 from .images import read_image, read_labels
 
-# From this ratio of its sides on, a picture can be too narrow to be resized.
+# From this ratio of its sides on, an image can be too narrow to be resized.
 _NARROW = 100
 
 
 class DatasetMapper(detectron2.data.DatasetMapper):
-    """Detectron2's mapper, with a sentence for each picture or annotation that cannot be used.
+    """Detectron2's mapper, with a sentence for each image or annotation that cannot be used.
 
-    Arguments and result are Detectron2's: for a record of a data set, a dict with `image`,
+    Arguments and result are Detectron2's: for a record of a dataset, a dict with `image`,
     (3, H, W) uint8 in `image_format`, `height` and `width` before augmentation, in training
     `instances` with boxes, classes and masks, and `sem_seg`, (H, W) int64, where it is annotated.
 
     All that is random draws from the global generators of NumPy, Python and PyTorch.
 
     Raises:
-        ImageError: the picture is missing or cannot be read, its size or that of its label map
+        ImageError: the image is missing or cannot be read, its size or that of its label map
             is not that of the annotations, an annotation is not usable, nothing is left of the
-            picture when it is resized, or more than `MOST_OBJECTS` objects are in what of it is to
+            image when it is resized, or more than `MOST_OBJECTS` objects are in what of it is to
             be trained on.
     """
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Reads and augments one record of a data set, which stays as it was."""
+        """Reads and augments one record of a dataset, which stays as it was."""
         record = copy.deepcopy(dataset_dict)
         path = record["file_name"]
         image = read_image(path, self.image_format)
@@ -46,8 +46,8 @@ class DatasetMapper(detectron2.data.DatasetMapper):
             labels = read_labels(labels_path)
             if labels.shape != image.shape[:2]:
                 raise ImageError(
-                    f"the label map '{labels_path}' is {_size(labels)} but its picture '{path}' is "
-                    f"{_size(image)} (height × width); make a label map of the picture's size"
+                    f"the label map '{labels_path}' is {_size(labels)} but its image '{path}' is "
+                    f"{_size(image)} (height × width); make a label map of the image's size"
                 )
         if self.is_train:
             for annotation in record.get("annotations", ()):
@@ -61,11 +61,11 @@ class DatasetMapper(detectron2.data.DatasetMapper):
             if min(image.shape[:2]) * _NARROW > max(image.shape[:2]):
                 raise
             raise ImageError(
-                f"the picture '{path}' is {_size(image)} (height × width), of which nothing is "
+                f"the image '{path}' is {_size(image)} (height × width), of which nothing is "
                 "left when it is resized; crop it or leave it out"
             ) from error
         shape = augmented.image.shape[:2]
-        # A copy in any case: NumPy takes a flipped picture of one column for contiguous.
+        # A copy in any case: NumPy takes a flipped image of one column for contiguous.
         record["image"] = torch.from_numpy(augmented.image.transpose(2, 0, 1).copy())
         if labels is not None:
             record["sem_seg"] = torch.from_numpy(augmented.sem_seg.astype(np.int64, order="C"))
@@ -79,8 +79,8 @@ class DatasetMapper(detectron2.data.DatasetMapper):
             self._transform_annotations(record, transforms, shape)
             if len(record["instances"]) > MOST_OBJECTS:
                 raise ImageError(
-                    f"the picture '{path}' has {len(record['instances'])} objects, and training "
-                    f"takes {MOST_OBJECTS} at most; cut it into smaller pictures"
+                    f"the image '{path}' has {len(record['instances'])} objects, and training "
+                    f"takes {MOST_OBJECTS} at most; cut it into smaller images"
                 )
         return record
 
@@ -107,7 +107,7 @@ def _check_size(record: dict[str, Any], image: np.ndarray) -> None:
     if annotated == (height, width):
         return
     message = (
-        f"the picture '{record['file_name']}' is {_size(image)} but annotated as "
+        f"the image '{record['file_name']}' is {_size(image)} but annotated as "
         f"{annotated[0]} × {annotated[1]} (height × width)"
     )
     if annotated == (width, height):
@@ -115,7 +115,7 @@ def _check_size(record: dict[str, Any], image: np.ndarray) -> None:
             f"{message}: perhaps without its EXIF orientation, which is applied here; annotate it "
             "as it is shown, or take the orientation out of the file"
         )
-    raise ImageError(f"{message}; annotate it in its own size, or put back the picture annotated")
+    raise ImageError(f"{message}; annotate it in its own size, or put back the image annotated")
 
 
 def _check_annotation(
@@ -130,4 +130,4 @@ def _check_annotation(
             remedy = "add one, or set use_instance_mask=False for a model without a mask head"
     if problem:
         which = f"annotation {annotation['id']}" if "id" in annotation else "an annotation"
-        raise ImageError(f"{which} of the picture '{path}' has a {problem}; {remedy}")
+        raise ImageError(f"{which} of the image '{path}' has a {problem}; {remedy}")

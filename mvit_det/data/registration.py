@@ -1,4 +1,4 @@
-"""Makes a data set of one's own known to Detectron2."""
+"""Makes a dataset of one's own known to Detectron2."""
 
 import functools
 import hashlib
@@ -17,12 +17,12 @@ def register_coco_json(
     json_file: str | os.PathLike[str],
     folder: str | os.PathLike[str],
 ) -> str:
-    """Registers a data set; doing so again is harmless.
+    """Registers a dataset; doing so again is harmless.
 
     Args:
         dataset: what `read_coco_json` returns for `json_file`, without errors.
         json_file: the annotations.
-        folder: of the pictures.
+        folder: of the images.
 
     Returns:
         The name, by which Detectron2 loads and evaluates it. It depends on the two paths alone.

@@ -1,4 +1,4 @@
-"""Which picture is seen when: an endless sequence of batches that depends on the seed alone."""
+"""Which image is seen when: an endless sequence of batches that depends on the seed alone."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,9 @@ from .seeding import derive_seed
 
 
 class BatchSequence:
-    """Endless shuffled batches of pictures that are all wide, or all not wide.
+    """Endless shuffled batches of images that are all wide, or all not wide.
 
-    Every pass over the data has an order of its own. Pictures of similar aspect ratio share a
+    Every pass over the data has an order of its own. Images of similar aspect ratio share a
     batch, because they then need less padding. Batch i is the same whatever number of processes
     share it, and wherever the iteration begins.
     """
@@ -27,10 +27,10 @@ class BatchSequence:
         """Describes the sequence.
 
         Args:
-            wide: of each picture, whether it is wider than high.
-            batch_size: pictures of a batch.
+            wide: of each image, whether it is wider than high.
+            batch_size: images of a batch.
             seed: at least 0.
-            repeat_factors: (len(wide),), how often each picture is seen in one pass, on average;
+            repeat_factors: (len(wide),), how often each image is seen in one pass, on average;
                 None is once.
         """
         self.wide = list(wide)
@@ -39,12 +39,12 @@ class BatchSequence:
         self.repeat_factors = repeat_factors
 
     def batches(self, start: int = 0) -> Iterator[list[tuple[int, int]]]:
-        """Yields the batches from number `start` on, as pairs (picture, position).
+        """Yields the batches from number `start` on, as pairs (image, position).
 
-        The position counts pictures since the beginning and is never repeated; so it can seed what
-        is random about a picture.
+        The position counts images since the beginning and is never repeated; so it can seed what
+        is random about an image.
         """
-        # What comes before `start` is only counted, which takes a second for a million pictures.
+        # What comes before `start` is only counted, which takes a second for a million images.
         return itertools.islice(self._all(), start, None)
 
     def _all(self) -> Iterator[list[tuple[int, int]]]:

@@ -1,4 +1,4 @@
-"""Draws one picture of textured, overlapping shapes and outlines what is visible of each."""
+"""Draws one image of textured, overlapping shapes and outlines what is visible of each."""
 
 import colorsys
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import numpy as np
 CATEGORIES = ("circle", "square", "triangle", "star", "cross")
 SURFACES = ("blotches", "stripes", "dots", "gradient")
 
-# Who owns which pixel is decided on a grid this many times finer than the picture, which gives
-# smooth edges in the picture and outlines exact to a quarter of a pixel.
+# Who owns which pixel is decided on a grid this many times finer than the image, which gives
+# smooth edges in the image and outlines exact to a quarter of a pixel.
 FINENESS = 4
 
 MIN_VISIBLE_FRACTION = 0.4
-SMALLEST_DIAMETER, LARGEST_DIAMETER = 0.12, 0.5  # of the picture's shorter side
-CROWD_MEMBER_DIAMETER = 0.075  # of the picture's shorter side
+SMALLEST_DIAMETER, LARGEST_DIAMETER = 0.12, 0.5  # of the image's shorter side
+CROWD_MEMBER_DIAMETER = 0.075  # of the image's shorter side
 CROWD_MEMBERS = (6, 10)
 PLACEMENT_ATTEMPTS = 20
 SMALLEST_FRAGMENT = 0.5  # square pixels; smaller visible scraps of a shape get no polygon
@@ -24,7 +24,7 @@ MIN_CONTRAST = 110.0  # Euclidean distance of the colours of shape and backgroun
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One annotated thing in a picture: a shape, or a crowd of small shapes of one category.
+    """One annotated thing in an image: a shape, or a crowd of small shapes of one category.
 
     Attributes:
         category: index into :data:`CATEGORIES`.
@@ -45,19 +45,19 @@ class SceneObject:
 def draw_scene(
     rng: np.random.Generator, height: int, width: int, max_shapes: int, crowd_fraction: float
 ) -> tuple[np.ndarray, list[SceneObject], str]:
-    """Draws a picture of 1 to ``max_shapes`` shapes, later ones in front of earlier ones.
+    """Draws an image of 1 to ``max_shapes`` shapes, later ones in front of earlier ones.
 
     At least 40 % of every shape stays visible, so there is neither an annotation without anything
     to see nor a shape without an annotation. A shape that finds no such place is left out.
 
     Args:
         rng: the only source of randomness.
-        height, width: of the picture in pixels.
+        height, width: of the image in pixels.
         max_shapes: largest number of shapes, crowds not counted; at least 1.
         crowd_fraction: probability in [0, 1] that a crowd lies behind the shapes.
 
     Returns:
-        The picture, (H, W, 3) uint8 RGB, its objects from back to front, and the surface of its
+        The image, (H, W, 3) uint8 RGB, its objects from back to front, and the surface of its
         background, one of :data:`SURFACES`.
     """
     things = []
@@ -81,7 +81,7 @@ class _Thing:
 
     ``outlines`` are (P, 2) float x, y in pixels around the thing's centre; ``radius`` bounds them.
     ``region`` is the box (rows, columns) of the fine grid that contains it once placed;
-    ``full_area`` and ``visible_area`` count fine pixels inside the picture.
+    ``full_area`` and ``visible_area`` count fine pixels inside the image.
     """
 
     category: int
@@ -178,7 +178,7 @@ def _place(
 
 
 def _grown_to_whole_pixels(top: int, bottom: int, left: int, right: int) -> tuple[slice, slice]:
-    """Rows and columns of the fine grid, grown to the borders of the picture's pixels."""
+    """Rows and columns of the fine grid, grown to the borders of the image's pixels."""
 
     def grown(start: int, stop: int) -> slice:
         return slice(start // FINENESS * FINENESS, -(-stop // FINENESS) * FINENESS)
@@ -189,12 +189,12 @@ def _grown_to_whole_pixels(top: int, bottom: int, left: int, right: int) -> tupl
 def _paint(
     rng: np.random.Generator, owner: np.ndarray, things: list[_Thing], height: int, width: int
 ) -> tuple[np.ndarray, list[SceneObject], str]:
-    """Turns the map of owners into a picture, (H, W, 3) uint8 RGB, its annotated objects and the
+    """Turns the map of owners into an image, (H, W, 3) uint8 RGB, its annotated objects and the
     surface of its background."""
     side = min(height, width)
     background_colour = _random_colour(rng, saturation=(0.05, 0.35), value=(0.25, 0.85))
     background, surface = _texture(rng, height, width, side, background_colour)
-    picture = background.copy()
+    image = background.copy()
     objects = []
     for number, thing in enumerate(things, start=1):
         rows, columns = thing.region
@@ -208,7 +208,7 @@ def _paint(
         colour = _contrasting_colour(rng, background_colour)
         texture, _ = _texture(rng, region_height, region_width, side, colour)
         crop = np.s_[top : top + region_height, left : left + region_width]
-        picture[crop] += coverage[..., None] * (texture - background[crop])
+        image[crop] += coverage[..., None] * (texture - background[crop])
 
         mask = np.zeros((height, width), bool)
         mask[crop] = coverage > 0.5
@@ -219,7 +219,7 @@ def _paint(
             objects.append(SceneObject(thing.category, thing.is_crowd, mask, polygons, area))
 
     grain = rng.standard_normal((height, width, 1), dtype=np.float32) * 5
-    return np.clip(picture + grain, 0, 255).astype(np.uint8), objects, surface
+    return np.clip(image + grain, 0, 255).astype(np.uint8), objects, surface
 
 
 def _outlines(visible: np.ndarray) -> list[np.ndarray]:
@@ -270,7 +270,7 @@ def _texture(
 ) -> tuple[np.ndarray, str]:
     """A surface around ``colour``, (H, W, 3) float32 RGB, and which of :data:`SURFACES` it is.
 
-    ``side`` is the picture's shorter side: the pattern grows with the picture.
+    ``side`` is the image's shorter side: the pattern grows with the image.
     """
     kind = str(rng.choice(SURFACES))
     angle = rng.uniform(0, 2 * np.pi)

@@ -1,8 +1,8 @@
-"""The generated ``shapes`` data set: COCO-style instance annotations without a download.
+"""The generated ``shapes`` dataset: COCO-style instance annotations without a download.
 
-:func:`generate_shapes` writes pictures and annotations and needs NumPy and OpenCV only.
+:func:`generate_shapes` writes images and annotations and needs NumPy and OpenCV only.
 :func:`register_shapes` makes ``shapes_train`` and ``shapes_val`` known to Detectron2, which
-generates them when they are first used, and the same pictures for panoptic segmentation and in
+generates them when they are first used, and the same images for panoptic segmentation and in
 LVIS's format.
 """
 
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 ANNOTATIONS_FILE = "annotations.json"
 IMAGES_FOLDER = "images"
-DESCRIPTION = "Generated pictures of textured, overlapping shapes"
+DESCRIPTION = "Generated images of textured, overlapping shapes"
 
-# Number of pictures and seed of each registered data set. Different seeds share no picture.
+# Number of images and seed of each registered dataset. Different seeds share no image.
 SPLITS = {"shapes_train": (1000, 0), "shapes_val": (200, 1)}
 SPLIT_SIZE = 128
 # What else is registered of each: "shapes_panoptic_train" and so on.
@@ -47,24 +47,24 @@ def generate_shapes(
     crowd_fraction: float = 0.1,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Writes a data set of ``images/000001.png``, … and ``annotations.json`` in COCO's format.
+    """Writes a dataset of ``images/000001.png``, … and ``annotations.json`` in COCO's format.
 
-    Picture i depends on the seed, the size, ``max_shapes``, ``crowd_fraction`` and i alone, so a
-    larger data set begins with the smaller one. Single shapes are annotated by polygons around
+    Image i depends on the seed, the size, ``max_shapes``, ``crowd_fraction`` and i alone, so a
+    larger dataset begins with the smaller one. Single shapes are annotated by polygons around
     what is visible of them, crowds (groups of small shapes of one category, ``iscrowd`` 1) by
     run-length encoding. Category ids start at 1, as in COCO. Each entry of ``images`` also names
     the ``surface`` of its background.
 
-    The data set appears under ``output_dir`` only once it is complete.
+    The dataset appears under ``output_dir`` only once it is complete.
 
     Args:
         output_dir: folder to create; it may exist if it is empty.
-        num_images: number of pictures, 1 to 999,999.
-        size: of the pictures in pixels, 64 to 2048; one number or (height, width).
+        num_images: number of images, 1 to 999,999.
+        size: of the images in pixels, 64 to 2048; one number or (height, width).
         seed: 0 or more.
-        max_shapes: largest number of shapes per picture besides a crowd, 1 to 50.
-        crowd_fraction: share of the pictures that contain a crowd, in [0, 1].
-        overwrite: replace a data set that this function wrote to ``output_dir`` earlier.
+        max_shapes: largest number of shapes per image besides a crowd, 1 to 50.
+        crowd_fraction: share of the images that contain a crowd, in [0, 1].
+        overwrite: replace a dataset that this function wrote to ``output_dir`` earlier.
 
     Returns:
         The content of ``annotations.json``.
@@ -92,9 +92,9 @@ def generate_shapes(
         annotations: list[dict[str, Any]] = []
         for index in range(num_images):
             rng = np.random.default_rng([seed, index])
-            picture, objects, surface = draw_scene(rng, height, width, max_shapes, crowd_fraction)
+            image, objects, surface = draw_scene(rng, height, width, max_shapes, crowd_fraction)
             file_name = f"{index + 1:06d}.png"
-            _write_picture(unfinished / IMAGES_FOLDER / file_name, picture)
+            _write_image(unfinished / IMAGES_FOLDER / file_name, image)
             images.append(
                 {
                     "id": index + 1,
@@ -121,7 +121,7 @@ def generate_shapes(
         (unfinished / ANNOTATIONS_FILE).write_text(json.dumps(dataset), encoding="utf-8")
         if overwrite and output.exists():
             output.rename(Path(temporary, "old"))
-        # Renaming is atomic and fails if another process has put a data set there meanwhile.
+        # Renaming is atomic and fails if another process has put a dataset there meanwhile.
         try:
             unfinished.rename(output)
         except OSError as error:
@@ -134,8 +134,8 @@ def generate_shapes(
 def register_shapes(root: str | os.PathLike[str] | None = None) -> None:
     """Registers ``shapes_train`` and ``shapes_val`` with Detectron2, and other views of them.
 
-    They hold 1000 and 200 pictures of 128 x 128 pixels, generated from different seeds when a data
-    set is first loaded and not there yet, and are evaluated as COCO data sets are. Calling this
+    They hold 1000 and 200 images of 128 x 128 pixels, generated from different seeds when a data
+    set is first loaded and not there yet, and are evaluated as COCO datasets are. Calling this
     again is harmless; with another ``root`` it moves the registration there.
 
     ``shapes_panoptic_train`` and ``shapes_panoptic_val`` add semantic maps, in which shapes are 0
@@ -143,7 +143,7 @@ def register_shapes(root: str | os.PathLike[str] | None = None) -> None:
     annotated as LVIS is.
 
     Args:
-        root: folder with the two data sets; by default ``shapes`` in the folder that the
+        root: folder with the two datasets; by default ``shapes`` in the folder that the
             environment variable ``DETECTRON2_DATASETS`` names, else ``./datasets/shapes``.
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -178,7 +178,7 @@ def register_shapes(root: str | os.PathLike[str] | None = None) -> None:
 
 
 def _load_split(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
-    """Loads a registered data set in Detectron2's format, generating it if it is not there."""
+    """Loads a registered dataset in Detectron2's format, generating it if it is not there."""
     from detectron2.data.datasets import load_coco_json
 
     _generate_split(split, folder)
@@ -186,7 +186,7 @@ def _load_split(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def _load_panoptic(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
-    """As `_load_split`, with the semantic map of each picture, made if it is not there."""
+    """As `_load_split`, with the semantic map of each image, made if it is not there."""
     records = _load_split(name, split, folder)
     semantic = _semantic_folder(folder)
     if not semantic.exists():
@@ -217,7 +217,7 @@ def _load_lvis(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def _semantic_folder(folder: Path) -> Path:
-    """Where the semantic maps of a data set lie: beside it, as it is written as a whole."""
+    """Where the semantic maps of a dataset lie: beside it, as it is written as a whole."""
     return folder.with_name(f"{folder.name}_semantic")
 
 
@@ -226,18 +226,18 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _generate_split(name: str, folder: Path) -> None:
-    """Generates a registered data set if it is not there."""
+    """Generates a registered dataset if it is not there."""
     annotations_file = folder / ANNOTATIONS_FILE
     if not annotations_file.exists():
         num_images, seed = SPLITS[name]
-        logger.info("Generating the %d pictures of '%s' in '%s'", num_images, name, folder)
+        logger.info("Generating the %d images of '%s' in '%s'", num_images, name, folder)
         try:
             generate_shapes(folder, num_images, SPLIT_SIZE, seed)
         except OSError as error:
             # Several processes may start at once: the first to finish has done it for all.
             if not annotations_file.exists():
                 raise OSError(
-                    f"cannot write the data set '{name}' to '{folder}' ({error}); set the "
+                    f"cannot write the dataset '{name}' to '{folder}' ({error}); set the "
                     "environment variable DETECTRON2_DATASETS to a folder that can be written"
                 ) from error
 
@@ -257,21 +257,21 @@ def _check_range(name: str, value: float, low: int, high: int | None) -> None:
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    """Refuses a place that holds anything but a data set which may be overwritten."""
+    """Refuses a place that holds anything but a dataset which may be overwritten."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not _is_generated(output):
         raise FileExistsError(
-            f"'{output}' holds something else than a generated data set; choose another folder"
+            f"'{output}' holds something else than a generated dataset; choose another folder"
         )
     if not overwrite:
         raise FileExistsError(
-            f"'{output}' already holds a generated data set; choose another folder or overwrite it"
+            f"'{output}' already holds a generated dataset; choose another folder or overwrite it"
         )
 
 
 def _is_generated(folder: Path) -> bool:
-    """Whether ``folder`` holds a data set written by :func:`generate_shapes` and nothing else."""
+    """Whether ``folder`` holds a dataset written by :func:`generate_shapes` and nothing else."""
     if not folder.is_dir():
         return False
     if {entry.name for entry in folder.iterdir()} != {ANNOTATIONS_FILE, IMAGES_FOLDER}:
@@ -283,9 +283,9 @@ def _is_generated(folder: Path) -> bool:
         return False
 
 
-def _write_picture(path: Path, picture: np.ndarray) -> None:
-    """Writes ``picture``, (H, W, 3) uint8 RGB, as PNG, which keeps every pixel as it is."""
-    if not cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+def _write_image(path: Path, image: np.ndarray) -> None:
+    """Writes ``image``, (H, W, 3) uint8 RGB, as PNG, which keeps every pixel as it is."""
+    if not cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
         raise OSError(f"cannot write '{path}'; is the disk full?")
 
 

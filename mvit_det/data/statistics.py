@@ -1,4 +1,4 @@
-"""What is in a data set in COCO's format, in numbers."""
+"""What is in a dataset in COCO's format, in numbers."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -91,7 +91,7 @@ class Statistics:
 
 
 def count(dataset: Mapping[str, Any]) -> Statistics:
-    """Counts what is in a data set; annotations that are not usable are left out.
+    """Counts what is in a dataset; annotations that are not usable are left out.
 
     Args:
         dataset: as `read_coco_json` returns it; it may have errors.

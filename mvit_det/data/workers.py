@@ -1,4 +1,4 @@
-"""The processes that load pictures: what they do about signals, and what is said when one dies."""
+"""The processes that load images: what they do about signals, and what is said when one dies."""
 
 import multiprocessing
 import os
@@ -12,10 +12,10 @@ from ..errors import TrainingError
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
-    """Lets a process that loads pictures live on when a signal goes to all processes at once.
+    """Lets a process that loads images live on when a signal goes to all processes at once.
 
     Ctrl-C in a terminal does so, and SIGTERM from Slurm or systemd. The process that trains then
-    still needs pictures to end its step. It ends those that load them itself, with a SIGTERM too
+    still needs images to end its step. It ends those that load them itself, with a SIGTERM too
     if need be, which is obeyed.
 
     Args:
@@ -38,10 +38,10 @@ def _end_when_the_parent_asks() -> None:
 
 @contextmanager
 def deaths_of_workers_explained() -> Iterator[None]:
-    """Says in one sentence that a process that loads pictures died, and what to do.
+    """Says in one sentence that a process that loads images died, and what to do.
 
     PyTorch raises that in the main thread wherever it happens to be, and not only where it waits
-    for pictures. So this belongs around all that goes on while there are such processes.
+    for images. So this belongs around all that goes on while there are such processes.
 
     Raises:
         TrainingError: one died.
@@ -61,7 +61,7 @@ def _sentence(pids: str, what: str) -> str:
     if killed and killed[1] == "Bus error":
         advice = (
             "shared memory ran out: give the container more of it (docker run --shm-size=8g), or "
-            "load pictures without processes of their own (dataloader.train.num_workers=0 "
+            "load images without processes of their own (dataloader.train.num_workers=0 "
             "dataloader.test.num_workers=0)"
         )
     else:
@@ -69,4 +69,4 @@ def _sentence(pids: str, what: str) -> str:
             "the machine may have run out of memory, see 'dmesg': use fewer such processes "
             "(dataloader.train.num_workers and dataloader.test.num_workers; 0 does without)"
         )
-    return f"a process that loads pictures (pid {pids}) {how}; {advice}, and go on with '--resume'"
+    return f"a process that loads images (pid {pids}) {how}; {advice}, and go on with '--resume'"

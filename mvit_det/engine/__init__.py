@@ -1,24 +1,8 @@
 """Training and evaluation as LazyConfig files describe them."""
 
 from .evaluate import evaluate, evaluate_checkpoint
-from .launching import launch
-from .own_data import set_own_data, use_own_data
-from .schedule import fit_schedule
-from .settings import choose_device, load_config, prepare_output_dir, resolve_device
+from .launch import launch
 from .stopping import TrainingStopped
 from .train import train
 
-__all__ = [
-    "TrainingStopped",
-    "choose_device",
-    "evaluate",
-    "evaluate_checkpoint",
-    "fit_schedule",
-    "launch",
-    "load_config",
-    "prepare_output_dir",
-    "resolve_device",
-    "set_own_data",
-    "train",
-    "use_own_data",
-]
+__all__ = ["TrainingStopped", "evaluate", "evaluate_checkpoint", "launch", "train"]

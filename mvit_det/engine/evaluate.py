@@ -16,13 +16,13 @@ from torch import nn
 
 from ..checkpoint import Checkpointer, load_weights
 from ..checkpoint.writing import disk_error
+from ..config.loading import prepare_output_dir
 from ..data import check_datasets
 from ..data.workers import deaths_of_workers_explained
 from ..errors import CheckpointError, OutputError
 from ..evaluation import inference_on_dataset, save_report
-from ..visualization import save_prediction_sheet
-from .parallel import whole_weights
-from .settings import prepare_output_dir
+from ..visualization import save_prediction_grid
+from .parallel import unsharded
 
 logger = logging.getLogger(__name__)
 
@@ -61,34 +61,34 @@ def evaluate(
         config: `dataloader.test`, `dataloader.evaluator` and `train` are used.
         model: the detector; its mode stays as it was.
         folder: within `train.output_dir`, for predictions, the files of `save_report`, and the
-            sheet of pictures.
+            grid of images.
 
     Returns:
         Metrics by task, `{"bbox": {"AP": …}, "segm": {"AP": …}}` in percent; empty in all
         processes but the main one.
 
     Raises:
-        ImageError: a picture cannot be used, and `data.on_bad_image` is "raise".
+        ImageError: an image cannot be used, and `data.on_bad_image` is "raise".
         OutputError: a file cannot be written.
-        TrainingError: a process that loads pictures died.
+        TrainingError: a process that loads images died.
     """
     dataset = config.dataloader.test.dataset.names
     check_datasets(dataset)
     folder = Path(config.train.output_dir) / folder
     folder.mkdir(parents=True, exist_ok=True)
     evaluator = instantiate({**config.dataloader.evaluator, "output_dir": str(folder)})
-    with whole_weights(model):
+    with unsharded(model):
         results = inference_on_dataset(model, instantiate(config.dataloader.test), evaluator)
     save_report(evaluator, folder)
-    if comm.is_main_process() and config.train.sheet_images:
-        sheet = folder / "predictions.png"
-        save_prediction_sheet(
+    if comm.is_main_process() and config.train.visualized_images:
+        grid = folder / "predictions.png"
+        save_prediction_grid(
             dataset,
             json.loads((folder / "coco_instances_results.json").read_text()),
-            sheet,
-            num_images=config.train.sheet_images,
+            grid,
+            num_images=config.train.visualized_images,
         )
-        logger.info("Ground truth beside predictions: %s", sheet)
+        logger.info("Ground truth beside predictions: %s", grid)
     return results
 
 
@@ -128,7 +128,7 @@ def evaluate_checkpoint(
 def class_names(config: DictConfig) -> list[str]:
     """Names of the classes that a config trains: its own, or those of its training data.
 
-    They are known once the data set has been loaded; [] if the data set does not name them.
+    They are known once the dataset has been loaded; [] if the dataset does not name them.
     """
     own = config.get("data", {}).get("class_names", [])
     names = config.dataloader.train.dataset.names

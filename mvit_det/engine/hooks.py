@@ -11,7 +11,7 @@ from detectron2.utils import comm
 
 from ..checkpoint import Checkpointer, read_weights
 from ..errors import CheckpointError, OutputError
-from .averaging import WeightAverage
+from .ema import ModelEMA
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Evaluations(HookBase):
         checkpointer: Checkpointer,
         *,
         best_metric: str = "",
-        average: WeightAverage | None = None,
+        average: ModelEMA | None = None,
         resumed: bool = False,
     ) -> None:
         """Describes when to evaluate, and what is best.
@@ -104,9 +104,11 @@ class Evaluations(HookBase):
         folder = self.checkpointer.save_dir
         if self.resumed and self.best_metric and folder and (folder / f"{BEST}.pth").is_file():
             try:
-                extras = read_weights(folder / f"{BEST}.pth", trust=self.checkpointer.trust).extras
-                if extras.get("metric") == self.best_metric:
-                    self.best = extras["value"]
+                metadata = read_weights(
+                    folder / f"{BEST}.pth", trust=self.checkpointer.trust
+                ).metadata
+                if metadata.get("metric") == self.best_metric:
+                    self.best = metadata["value"]
             except CheckpointError as error:
                 logger.warning("The best weights so far are not known: %s", error)
         # All processes save together, and not all may see the file.

@@ -1,4 +1,4 @@
-"""What a training tells of itself while it runs: speed, memory, time left, and a picture."""
+"""What a training tells of itself while it runs: speed, memory, time left, and an image."""
 
 import datetime
 import logging
@@ -124,7 +124,7 @@ class TrainingPlot(HookBase):
         try:
             save_training_plot(self.folder / METRICS_FILE, self.folder / "training.png")
         except OSError as error:
-            logger.warning("The training goes on without its picture: %s", error)
+            logger.warning("The training goes on without its image: %s", error)
 
 
 def metric_writers(output_dir: str | Path, max_iter: int) -> list[EventWriter]:

@@ -97,7 +97,7 @@ class NonFiniteSteps:
             f"{what} was infinite or NaN at iteration {trainer.iter}"
             + (f", as in the {before} before" if before else "")
             + f"{self._write_down(trainer, parts, norm)}. The model was not changed by that. Try a "
-            "lower optimizer.lr, a longer warm-up, train.clip_gradient_norm=1.0, or "
+            "lower optimizer.lr, a longer warm-up, train.max_grad_norm=1.0, or "
             "train.amp.dtype=bf16 instead of fp16, and go on with '--resume', or start from an "
             "earlier checkpoint with train.init_checkpoint"
         )
@@ -106,7 +106,7 @@ class NonFiniteSteps:
         """Writes a report, and says so in words that end a sentence."""
         if not self.output_dir:
             return ""
-        # Each process has pictures of its own.
+        # Each process has images of its own.
         name = f"iteration_{trainer.iter:07d}_process_{comm.get_rank()}.json"
         path = self.output_dir / "nonfinite" / name
         try:
@@ -128,21 +128,21 @@ def _report(trainer: "Trainer", parts: Sequence[Part], norm: Tensor) -> dict[str
         "batch": [
             {
                 "losses": {name: _number(loss) for name, loss in losses.items()},
-                "pictures": [_describe(picture) for picture in batch],
+                "images": [_describe(image) for image in batch],
             }
             for batch, losses in parts
         ],
     }
 
 
-def _describe(picture: Any) -> dict[str, Any]:
-    """File, shape and number of objects of a picture, as far as it is one of Detectron2's."""
-    if not isinstance(picture, Mapping):
-        return {"type": type(picture).__name__}
-    image, instances = picture.get("image"), picture.get("instances")
+def _describe(record: Any) -> dict[str, Any]:
+    """File, shape and number of objects of an image, as far as it is one of Detectron2's."""
+    if not isinstance(record, Mapping):
+        return {"type": type(record).__name__}
+    image, instances = record.get("image"), record.get("instances")
     return {
-        "file_name": picture.get("file_name"),
-        "image_id": picture.get("image_id"),
+        "file_name": record.get("file_name"),
+        "image_id": record.get("image_id"),
         "shape": None if image is None else list(image.shape),
         "objects": None if instances is None else len(instances),
     }

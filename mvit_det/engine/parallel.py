@@ -15,31 +15,32 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ..config.schema import STRATEGIES
 from ..errors import CheckpointError, ConfigError
 from ..modeling import MViTv2
 
-PARALLEL = ("ddp", "fsdp")
 
-
-def parallelize(model: nn.Module, kind: str, device: str, ddp: Mapping[str, Any]) -> nn.Module:
+def parallelize(model: nn.Module, strategy: str, device: str, ddp: Mapping[str, Any]) -> nn.Module:
     """Spreads a model over the processes; with a single one it only goes to its device.
 
     Args:
         model: with its weights, the same in every process.
-        kind: "ddp" has a copy of the model in each process. "fsdp" keeps in each process a share
-            of parameters, gradients and the state of the optimizer, and puts the parameters of a
-            block together while it is computed (FSDP2): for models that one GPU does not hold.
+        strategy: "ddp" has a copy of the model in each process. "fsdp" keeps in each process a
+            share of parameters, gradients and the state of the optimizer, and puts the parameters
+            of a block together while it is computed (FSDP2): for models that one GPU does not hold.
         device: "cuda" or "cpu".
         ddp: arguments of `DistributedDataParallel`, and `fp16_compression`.
 
     Raises:
-        ConfigError: `kind` is neither.
+        ConfigError: `strategy` is neither.
     """
-    if kind not in PARALLEL:
-        raise ConfigError(f"train.parallel must be one of {', '.join(PARALLEL)}, not '{kind}'")
+    if strategy not in STRATEGIES:
+        raise ConfigError(
+            f"train.strategy must be one of {', '.join(STRATEGIES)}, not '{strategy}'"
+        )
     if comm.get_world_size() == 1:
         return model.to(device)
-    if kind == "fsdp":
+    if strategy == "fsdp":
         mesh = init_device_mesh(torch.device(device).type, (comm.get_world_size(),))
         for part in model.modules():
             if isinstance(part, MViTv2):
@@ -79,10 +80,10 @@ def synchronized(model: nn.Module, synchronizes: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_weights(model: nn.Module) -> Iterator[None]:
+def unsharded(model: nn.Module) -> Iterator[None]:
     """Keeps the weights of a sharded model together for a while, for inference.
 
-    Processes that see different numbers of pictures can then compute without each other. All have
+    Processes that see different numbers of images can then compute without each other. All have
     to enter together.
     """
     shards = [part for part in model.modules() if isinstance(part, FSDPModule)]
@@ -116,7 +117,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     All processes have to call it together.
     """
     return {
-        name: {key: whole_tensor(value) for key, value in optimizer.state[parameter].items()}
+        name: {key: full_tensor(value) for key, value in optimizer.state[parameter].items()}
         for name, parameter in unwrapped(model).named_parameters()
         if parameter in optimizer.state
     }
@@ -152,7 +153,7 @@ def restore_optimizer(
 def _restored(value: Any, parameter: nn.Parameter) -> Any:
     """A part of the optimizer's state: one value for each of a parameter, or a count of steps."""
     if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():
-        return spread_like(value, parameter)
+        return distribute_like(value, parameter)
     return value
 
 
@@ -161,7 +162,7 @@ def local_tensor(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_tensor(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A sharded tensor put together, on the CPU; any other as it is.
 
     All processes have to call it together.
@@ -169,7 +170,7 @@ def whole_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
 
 
-def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
+def distribute_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor on the device of another, and sharded as that one is."""
     tensor = tensor.to(like.device)
     if isinstance(like, DTensor):

@@ -13,18 +13,18 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ..checkpoint import Checkpointer
+from ..config.loading import prepare_output_dir
 from ..data import check_datasets
 from ..data.loading import TrainingLoader
 from ..data.seeding import derive_seed
 from ..errors import CheckpointError, ConfigError
 from ..modeling import MViTv2
-from .averaging import WeightAverage
+from .ema import ModelEMA
 from .evaluate import class_names, evaluate
 from .hooks import Checkpoints, Evaluations
 from .monitoring import SpeedAndMemory, TrainingPlot, metric_writers
 from .nonfinite import NonFiniteSteps
 from .parallel import parallelize
-from .settings import prepare_output_dir
 from .stopping import TrainingStopped, stop_request
 from .trainer import Trainer
 from .writers import TolerantWriter
@@ -52,13 +52,13 @@ def train(
     Raises:
         ConfigError: the schedule is empty, a setting of `train` is out of its range, or the output
             folder cannot be written.
-        DatasetError: files of a data set are missing.
-        ImageError: a picture cannot be used, and `data.on_bad_image` is "raise".
+        DatasetError: files of a dataset are missing.
+        ImageError: an image cannot be used, and `data.on_bad_image` is "raise".
         CheckpointError: weights to start from cannot be had, or do not fit the model; or the last
             checkpoint cannot be written; or processes find different ones to go on from.
         OutputError: results of the last evaluation cannot be written.
         TrainingError: the loss or its gradient stays infinite or NaN, or a process that loads
-            pictures died.
+            images died.
         TrainingStopped: SIGTERM or Ctrl-C came, and the training can be resumed from there.
     """
     settings = config.train
@@ -73,12 +73,12 @@ def train(
     logger.info("Model:\n%s", model)
     # Weights first: what shards a model spreads what is there.
     loader = Checkpointer(
-        model, settings.output_dir, trust=trust_checkpoint, fresh_head=settings.fresh_head
+        model, settings.output_dir, trust=trust_checkpoint, reset_head=settings.reset_head
     )
     saved = loader.resume_or_load(settings.init_checkpoint, resume=resume)
     loader.remove_unfinished()
     _check_same_checkpoint(saved, settings.output_dir)
-    model = parallelize(model, settings.parallel, settings.device, settings.ddp)
+    model = parallelize(model, settings.strategy, settings.device, settings.ddp)
     if settings.compile:
         _compile_backbone(model)
 
@@ -93,10 +93,10 @@ def train(
             _build_optimizer(config, model),
             device=settings.device,
             seed=seed,
-            accumulate=settings.accumulate,
+            grad_accum_steps=settings.grad_accum_steps,
             amp_dtype=settings.amp.dtype if settings.amp.enabled else None,
-            clip_gradient_norm=settings.clip_gradient_norm,
-            nonfinite=NonFiniteSteps(settings.nonfinite_limit, settings.output_dir),
+            max_grad_norm=settings.max_grad_norm,
+            nonfinite=NonFiniteSteps(settings.max_nonfinite_steps, settings.output_dir),
             should_stop=lambda: bool(request),
         )
         evaluations = _register_hooks(trainer, config, checkpointer, resumed=bool(saved))
@@ -108,7 +108,7 @@ def train(
     if isinstance(data_loader, TrainingLoader):
         skipped = sorted(set(itertools.chain(*comm.all_gather(data_loader.skipped))))
         if skipped:
-            logger.warning("Pictures that were skipped (%d):\n%s", len(skipped), "\n".join(skipped))
+            logger.warning("Images that were skipped (%d):\n%s", len(skipped), "\n".join(skipped))
     if trainer.stopped:
         # Perhaps not every process was asked. Also, the first one to end would take those down that
         # still write or draw.
@@ -152,7 +152,7 @@ def _register_hooks(
     settings = config.train
     average = None
     if settings.ema.enabled:
-        average = WeightAverage(trainer.model, settings.ema.decay, settings.ema.warmup)
+        average = ModelEMA(trainer.model, settings.ema.decay, settings.ema.warmup)
     evaluations = Evaluations(
         lambda folder: evaluate(config, trainer.model, folder),
         settings.eval_period,

@@ -36,9 +36,9 @@ class Trainer(TrainerBase):
     of the step alone. With the state of `state_dict` a training so goes on as if it had not been
     interrupted, bit for bit where the arithmetic itself is deterministic, as it is on the CPU.
 
-    A step sees one batch, in `accumulate` parts one after the other. Its gradient is the mean of
-    the parts', as it is the mean of the processes' gradients in distributed training: `accumulate`
-    parts on one process and one part on each of as many processes give the same.
+    A step sees one batch, in `grad_accum_steps` micro-batches one after the other. Its gradient is
+    their mean, as it is the mean of the ranks' gradients in distributed training: so many
+    micro-batches on one rank, or one on each of as many ranks, give the same.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Trainer(TrainerBase):
         *,
         device: str,
         seed: int = 0,
-        accumulate: int = 1,
+        grad_accum_steps: int = 1,
         amp_dtype: str | None = None,
-        clip_gradient_norm: float = 0.0,
+        max_grad_norm: float = 0.0,
         nonfinite: NonFiniteSteps | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -65,10 +65,10 @@ class Trainer(TrainerBase):
             optimizer: updates the model's parameters.
             device: "cuda" or "cpu", where autocast applies.
             seed: at least 0.
-            accumulate: parts of each batch; of other iterables than a `TrainingLoader`, batches
-                per step.
+            grad_accum_steps: micro-batches of each batch; of other iterables than a
+                `TrainingLoader`, batches per step.
             amp_dtype: "bf16", "fp16", or None for fp32 throughout. Losses are scaled for fp16 only.
-            clip_gradient_norm: largest norm that all gradients together may have; 0 does not clip.
+            max_grad_norm: largest norm that all gradients together may have; 0 does not clip.
             nonfinite: decides about steps whose loss or gradient is infinite or NaN, which never
                 change the model; by default the first one ends the training.
             should_stop: asked at each step; once it is True in any process, the training ends
@@ -81,8 +81,8 @@ class Trainer(TrainerBase):
         self.optimizer = optimizer
         self.device = device
         self.seed = seed
-        self.accumulate = accumulate
-        self.clip_gradient_norm = clip_gradient_norm
+        self.grad_accum_steps = grad_accum_steps
+        self.max_grad_norm = max_grad_norm
         self.nonfinite = nonfinite or NonFiniteSteps(limit=0)
         self.should_stop = should_stop
         self.stopped = False
@@ -99,14 +99,14 @@ class Trainer(TrainerBase):
 
         Raises:
             TrainingError: too many steps had an infinite or NaN loss or gradient, or one had such
-                predictions; or a process that loads pictures died.
+                predictions; or a process that loads images died.
         """
         logger.info("Training from iteration %d to %d", start_iter, max_iter)
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
         if isinstance(self.data_loader, TrainingLoader):
             self._batches = self.data_loader.batches(
-                seed=self.seed, start=start_iter, accumulate=self.accumulate
+                seed=self.seed, start=start_iter, grad_accum_steps=self.grad_accum_steps
             )
         else:
             self._batches = iter(self.data_loader)
@@ -124,7 +124,7 @@ class Trainer(TrainerBase):
                     self.iter = max_iter
             finally:
                 self.after_train()
-                # Ends the processes that load pictures.
+                # Ends the processes that load images.
                 self._batches = iter(())
 
     def run_step(self) -> None:
@@ -132,14 +132,14 @@ class Trainer(TrainerBase):
         self.optimizer.zero_grad()
         data_time = 0.0
         parts: list[Part] = []
-        for part in range(self.accumulate):
+        for part in range(self.grad_accum_steps):
             start = time.perf_counter()
             batch = next(self._batches)
             data_time += time.perf_counter() - start
             # The generators of PyTorch; nothing in a model draws from another.
             number = part * comm.get_world_size() + comm.get_rank()
             torch.manual_seed(derive_seed("step", self.seed, self.iter, number))
-            with synchronized(self.model, part == self.accumulate - 1):
+            with synchronized(self.model, part == self.grad_accum_steps - 1):
                 try:
                     with self.autocast:
                         losses = self.model(batch)
@@ -147,15 +147,15 @@ class Trainer(TrainerBase):
                     # Detectron2's, of proposals. Other processes may be waiting for this one, so
                     # that it cannot leave the step out.
                     self.nonfinite.diverged(self, [*parts, (batch, {})])
-                self.grad_scaler.scale(sum(losses.values()) / self.accumulate).backward()
+                self.grad_scaler.scale(sum(losses.values()) / self.grad_accum_steps).backward()
             parts.append((batch, {name: loss.detach() for name, loss in losses.items()}))
         self.grad_scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.model)
         losses = self._mean_losses([losses for _, losses in parts])
         if all(map(torch.isfinite, (norm, *losses.values()))):
             self.nonfinite.passed()
-            if self.clip_gradient_norm:
-                scale_gradients(self.model, self.clip_gradient_norm, norm)
+            if self.max_grad_norm:
+                scale_gradients(self.model, self.max_grad_norm, norm)
             self.grad_scaler.step(self.optimizer)
         else:
             self.nonfinite.failed(self, parts, norm)

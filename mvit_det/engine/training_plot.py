@@ -1,4 +1,4 @@
-"""A training as one picture, drawn from the metrics that it wrote."""
+"""A training as one image, drawn from the metrics that it wrote."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What a detector's predictions are worth: COCO's metrics, as numbers, tables and pictures."""
+"""What a detector's predictions are worth: COCO's metrics, as numbers, tables and images."""
 
 from .coco import COCOEvaluator
 from .inference import inference_on_dataset

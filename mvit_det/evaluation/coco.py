@@ -25,11 +25,11 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
     on annotations without ``info``, ``area`` or ``iscrowd``. Besides:
 
     * A model that finds nothing has AP 0 rather than NaN: the objects are there, it missed them.
-    * A data set without annotations gives NaN for every metric, and a warning.
-    * Mask AP is left out on a data set in which not every annotation has a mask.
+    * A dataset without annotations gives NaN for every metric, and a warning.
+    * Mask AP is left out on a dataset in which not every annotation has a mask.
 
     Args:
-        dataset_name: a registered data set. One that is not in COCO's format is converted, which
+        dataset_name: a registered dataset. One that is not in COCO's format is converted, which
             needs an ``output_dir``.
         tasks: which of "bbox" and "segm" to evaluate; by default those that are predicted.
         distributed: gather the predictions of all processes; the others return {}.
@@ -40,7 +40,7 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         task_evaluations: by task, what the last evaluation found class by class; empty before.
 
     Raises:
-        ValueError: the data set is not registered or a task is unknown.
+        ValueError: the dataset is not registered or a task is unknown.
     """
 
     _coco_api: COCO
@@ -56,7 +56,7 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
     ) -> None:
         if dataset_name not in DatasetCatalog:
             known = ", ".join(sorted(DatasetCatalog))
-            raise ValueError(f"data set '{dataset_name}' is not registered; there are: {known}")
+            raise ValueError(f"dataset '{dataset_name}' is not registered; there are: {known}")
         unknown = set(tasks or ()) - {"bbox", "segm"}
         if unknown:
             raise ValueError(f"tasks contains {sorted(unknown)}; allowed are 'bbox' and 'segm'")
@@ -107,7 +107,7 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
             logger.warning("The model predicted nothing on all %d images", len(predictions))
         for task in tasks:
             if task == "segm" and not self._has_masks():
-                logger.warning("The data set has annotations without masks: mask AP is left out")
+                logger.warning("The dataset has annotations without masks: mask AP is left out")
                 continue
             evaluation = self._evaluate_task(task, results, img_ids)
             self._results[task] = self._derive_coco_results(
@@ -134,7 +134,7 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         return evaluation
 
     def _map_to_dataset_categories(self, results: list[dict[str, Any]]) -> None:
-        """Replaces the model's class indexes by the category ids of the data set, in place."""
+        """Replaces the model's class indexes by the category ids of the dataset, in place."""
         to_index = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if to_index is None:
             return
@@ -142,7 +142,7 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         for result in results:
             if result["category_id"] not in to_id:
                 raise ValueError(
-                    f"the model predicted class {result['category_id']}, but data set "
+                    f"the model predicted class {result['category_id']}, but dataset "
                     f"'{self._metadata.name}' has {len(to_id)} classes; set "
                     f"model.roi_heads.num_classes={len(to_id)}"
                 )
@@ -164,7 +164,7 @@ def _discard(*_: object) -> None:
 
 
 def _completed(dataset: dict[str, Any]) -> dict[str, Any]:
-    """A COCO data set with what evaluation reads and annotations in the wild may lack.
+    """A COCO dataset with what evaluation reads and annotations in the wild may lack.
 
     Annotations get new ids because 0 means "unmatched" to COCO's algorithm, and some files start
     there. A missing ``area`` is that of the box.

@@ -1,4 +1,4 @@
-"""Running a model over a data set, with progress shown meanwhile."""
+"""Running a model over a dataset, with progress shown meanwhile."""
 
 import contextlib
 import logging

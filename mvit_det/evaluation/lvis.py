@@ -16,11 +16,11 @@ class LVISEvaluator(detectron2.evaluation.LVISEvaluator):
     """Detectron2's LVIS evaluator: AP over all categories, and over rare, common and frequent ones.
 
     Args:
-        dataset_name: a registered data set in LVIS's format.
+        dataset_name: a registered dataset in LVIS's format.
         arguments: any other of Detectron2's.
 
     Raises:
-        ConfigError: the package ``lvis`` is not installed, or the data set is in another format.
+        ConfigError: the package ``lvis`` is not installed, or the dataset is in another format.
     """
 
     def __init__(self, dataset_name: str, **arguments: Any) -> None:
@@ -31,7 +31,7 @@ class LVISEvaluator(detectron2.evaluation.LVISEvaluator):
             )
         if MetadataCatalog.get(dataset_name).get("evaluator_type") != "lvis":
             raise ConfigError(
-                f"data set '{dataset_name}' is not in LVIS's format; evaluate it with COCOEvaluator"
+                f"dataset '{dataset_name}' is not in LVIS's format; evaluate it with COCOEvaluator"
             )
         super().__init__(dataset_name, **arguments)
 

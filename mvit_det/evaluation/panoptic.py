@@ -17,11 +17,11 @@ class PanopticFPNEvaluator(DatasetEvaluators):
     """Box and mask AP of things, mIoU of semantic maps and, where it can be had, panoptic quality.
 
     The first are `COCOEvaluator`'s and Detectron2's `SemSegEvaluator`'s. Panoptic quality is
-    Detectron2's, for data sets whose metadata name a ``panoptic_json``; it needs the package
+    Detectron2's, for datasets whose metadata name a ``panoptic_json``; it needs the package
     ``panopticapi`` and is left out, with a warning, where that is not installed.
 
     Args:
-        dataset_name: a registered data set of things and stuff ("separated" in Detectron2).
+        dataset_name: a registered dataset of things and stuff ("separated" in Detectron2).
         output_dir: folder for the predictions.
     """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from detectron2.evaluation import DatasetEvaluator
 
 from .coco import COCOEvaluator
-from .pictures import draw_ap_by_class, draw_precision_recall
+from .plots import draw_ap_by_class, draw_precision_recall
 from .tables import write_csv, write_json
 
 logger = logging.getLogger(__name__)
@@ -30,4 +30,4 @@ def save_report(evaluator: DatasetEvaluator, folder: str | Path) -> None:
     write_csv(evaluations, folder / "metrics.csv")
     draw_precision_recall(evaluations, folder / "precision_recall.png")
     draw_ap_by_class(evaluations, folder / "ap_by_class.png")
-    logger.info("Metrics by class, as tables and pictures, are in %s", folder)
+    logger.info("Metrics by class, as tables and images, are in %s", folder)

@@ -1,4 +1,4 @@
-"""The outcome of COCO's evaluation of one task, kept class by class."""
+"""The status of COCO's evaluation of one task, kept class by class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from faster_coco_eval import COCOeval_faster
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
-# Titles of the tasks in pictures.
+# Titles of the tasks in images.
 TASK_NAMES = {"bbox": "box", "segm": "mask"}
 
 # COCO's parameters: IoUs from 0.50 to 0.95, recalls from 0 to 1, areas "all" and three ranges.
@@ -25,7 +25,7 @@ class TaskEvaluation:
     small (under 32² pixels), medium, and large (over 96²).
 
     Attributes:
-        class_names: K names, in the order of the data set's category ids.
+        class_names: K names, in the order of the dataset's category ids.
         objects: (K,) annotated objects; crowds do not count.
         precision: (T, R, K, A) in [0, 1], the best precision at this recall or a higher one; -1
             for classes without an object of that area.
@@ -55,7 +55,7 @@ class TaskEvaluation:
 
     @classmethod
     def without_objects(cls, class_names: Sequence[str]) -> "TaskEvaluation":
-        """That of a data set without annotations, whose metrics are all NaN."""
+        """That of a dataset without annotations, whose metrics are all NaN."""
         count = len(class_names)
         return cls(
             class_names,

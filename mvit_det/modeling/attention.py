@@ -85,7 +85,7 @@ class MultiScaleAttention(nn.Module):
 
         Args:
             x: tokens, (N, H, W, dim).
-            sizes: sizes in tokens of the pictures in the batch, whose padding then has no effect
+            sizes: sizes in tokens of the images in the batch, whose padding then has no effect
                 on them; None attends to padding as to anything else.
 
         Returns:
@@ -114,9 +114,9 @@ class MultiScaleAttention(nn.Module):
         if any(shift):
             windows, shifts = (query_window, key_window), (query_shift, key_shift)
             terms = shift_terms(query_grid, windows, shifts, like=height)
-            pictures = (len(x), -1)
+            images = (len(x), -1)
             height, width = (
-                (position.unflatten(0, pictures) + term).flatten(0, 1)
+                (position.unflatten(0, images) + term).flatten(0, 1)
                 for position, term in zip((height, width), terms, strict=True)
             )
         out = decomposed_attention(queries, keys, values, height, width, self.scale, joint)
@@ -139,7 +139,7 @@ class MultiScaleAttention(nn.Module):
         # Three products write three contiguous tensors, which one product and a split would not.
         query, key, value = (F.linear(x, *wb) for wb in zip(weights, biases, strict=True))
         if sizes is not None:
-            # At the edge of a picture, pooling shall see zeros, as at the edge of the batch.
+            # At the edge of an image, pooling shall see zeros, as at the edge of the batch.
             for projected in (query, key, value):
                 fill_padding(projected, sizes)
         return (
@@ -170,7 +170,7 @@ class MultiScaleAttention(nn.Module):
             return height, width, joint_terms(grid, table, key_window)
         if sizes is None or self.window_size:
             return *position_terms(grid, *self._tables(query_window, key_window)), None
-        # Global attention interpolates its tables to the size of each picture, not of the batch.
+        # Global attention interpolates its tables to the size of each image, not of the batch.
         query_sizes = pooled_sizes(sizes, self.query_stride)
         key_sizes = pooled_sizes(sizes, self.key_stride)
         terms = []

@@ -43,7 +43,7 @@ class MViTv2Classifier(nn.Module):
         """
         super().__init__()
         if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"num_classes must be a positive whole number, not {num_classes!r}")
+            raise ValueError(f"num_classes must be a positive integer, not {num_classes!r}")
         last_scale = first_scale(arguments.get("patch_stride", 4)) + len(depths) - 1
         decided: dict[str, Any] = {
             "attention": "global",

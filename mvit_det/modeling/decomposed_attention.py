@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .operators import in_autocast_dtype, own_operators_run
+from .operators import custom_operators_enabled, in_autocast_dtype
 
 # Logits of one block, 4 MB in fp32: large enough for the matrix products, small enough for the
 # cache. Where there are many keys, the products need so many queries all the same.
@@ -54,7 +54,7 @@ def decomposed_attention(
         bias = joint + whole_term(height, width)
         return F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), scale=scale)
     query, key, value, height, width = in_autocast_dtype(query, key, value, height, width)
-    if query.device.type == "cpu" and own_operators_run():
+    if query.device.type == "cpu" and custom_operators_enabled():
         merged = (x.flatten(0, 1) for x in (query, key, value, height, width))
         return blocked_attention(*merged, scale).view_as(query)
     return augmented_attention(query, key, value, height, width, scale)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocked_mlp import blocked_mlp
-from .operators import in_autocast_dtype, own_operators_run
+from .operators import custom_operators_enabled, in_autocast_dtype
 from .padding import Sizes, fill_padding, pooled_sizes
 
 # Makes a normalisation of the last axis from its width.
@@ -50,7 +50,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and own_operators_run():
+        if x.device.type == "cpu" and custom_operators_enabled():
             layers = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
             return blocked_mlp(*in_autocast_dtype(x.flatten(0, -2), *layers)).unflatten(
                 0, x.shape[:-1]
@@ -69,7 +69,7 @@ class SkipPool(nn.Module):
     def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
         """Maps (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), C).
 
-        With sizes of the pictures in the batch, their padding never is the maximum.
+        With sizes of the images in the batch, their padding never is the maximum.
         """
         if sizes is not None:
             x = fill_padding(x.clone(), sizes, torch.finfo(x.dtype).min)

@@ -11,7 +11,7 @@ from torchvision.ops import StochasticDepth
 
 from .attention import MultiScaleAttention
 from .layers import Mlp, NormLayer, PatchEmbed, SkipPool
-from .padding import Sizes, fill_padding, pad_to, picture_sizes, pooled_sizes
+from .padding import Sizes, fill_padding, pad_to, pooled_sizes, unpadded_sizes
 from .plan import BlockPlan, first_scale, plan_blocks
 from .position import resize_absolute_positions
 
@@ -146,7 +146,7 @@ class MViTv2(nn.Module):
             use_checkpoint: True or names of stages, whose blocks are computed again in the backward
                 pass instead of keeping their activations: less memory for more time.
             mask_padding: keeps the padding of windows and of the batch out of attention and
-                pooling, so that a picture's features do not depend on what else is in the batch.
+                pooling, so that an image's features do not depend on what else is in the batch.
                 The published weights were trained without.
             pretrain_img_size: side in pixels of the images of pre-training. It sizes the tables
                 of positions, which are interpolated for other images.
@@ -302,7 +302,7 @@ class MViTv2(nn.Module):
         x = self.patch_embed(images)
         sizes = None
         if self.mask_padding:
-            sizes = pooled_sizes(image_sizes or picture_sizes(images), self.patch_stride)
+            sizes = pooled_sizes(image_sizes or unpadded_sizes(images), self.patch_stride)
         if self.pos_embed is not None:
             x = x + self._absolute_positions(x, sizes)
         outputs = {}
@@ -321,12 +321,12 @@ class MViTv2(nn.Module):
         return outputs
 
     def _absolute_positions(self, x: Tensor, sizes: Sizes | None) -> Tensor:
-        """Absolute positions on the grid of x; those of each picture on its own, with sizes."""
+        """Absolute positions on the grid of x; those of each image on its own, with sizes."""
         grid = (x.shape[1], x.shape[2])
         if sizes is None:
             return resize_absolute_positions(self.pos_embed, grid, self.pretrain_class_token)
-        pictures = [
+        images = [
             resize_absolute_positions(self.pos_embed, size, self.pretrain_class_token)[0]
             for size in sizes
         ]
-        return torch.stack([pad_to(picture, grid) for picture in pictures])
+        return torch.stack([pad_to(image, grid) for image in images])

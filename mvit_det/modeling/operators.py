@@ -18,7 +18,7 @@ def in_autocast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor.to(dtype) for tensor in tensors)
 
 
-def own_operators_run() -> bool:
+def custom_operators_enabled() -> bool:
     """Whether the model runs in PyTorch; exporters know PyTorch's own operators only."""
     return not (_plain or torch.compiler.is_exporting() or torch.jit.is_tracing())
 

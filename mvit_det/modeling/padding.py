@@ -1,7 +1,7 @@
-"""Pictures in a padded batch: where they end, and keeping what lies beyond out of them.
+"""Images in a padded batch: where they end, and keeping what lies beyond out of them.
 
-A batch holds pictures of several sizes, filled up at the bottom and right. Sizes below are
-(height, width) pairs, one per picture, in the unit of the grid at hand.
+A batch holds images of several sizes, filled up at the bottom and right. Sizes below are
+(height, width) pairs, one per image, in the unit of the grid at hand.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from .window import windows_to_cover
 Sizes = Sequence[tuple[int, int]]
 
 
-def picture_sizes(images: Tensor) -> Sizes:
-    """Sizes in pixels of the pictures in a batch that is filled up with zeros.
+def unpadded_sizes(images: Tensor) -> Sizes:
+    """Sizes in pixels of the images in a batch that is filled up with zeros.
 
-    A picture ends with the last row and column that are not zero in all channels. Normalised
-    pictures hold no such rows: no pixel equals ImageNet's mean, which is not a whole number.
+    An image ends with the last row and column that are not zero in all channels. Normalised
+    images hold no such rows: no pixel equals ImageNet's mean, which is not an integer.
 
     Args:
         images: (N, channels, H, W), normalised, then padded.
@@ -29,7 +29,7 @@ def picture_sizes(images: Tensor) -> Sizes:
     for axis in (2, 1):
         line = used.any(axis)
         numbers = torch.arange(1, line.shape[1] + 1, device=images.device)
-        # A picture that is zero throughout has one row and column.
+        # An image that is zero throughout has one row and column.
         ends.append((line * numbers).amax(1).clamp(min=1))
     return [(height, width) for height, width in torch.stack(ends, dim=1).tolist()]
 
@@ -40,11 +40,11 @@ def pooled_sizes(sizes: Sizes, stride: int) -> Sizes:
 
 
 def fill_padding(x: Tensor, sizes: Sizes, value: float = 0.0) -> Tensor:
-    """Sets what lies beyond each picture to a value, in place.
+    """Sets what lies beyond each image to a value, in place.
 
     Args:
         x: (N, H, W, …), changed.
-        sizes: of the N pictures on this grid.
+        sizes: of the N images on this grid.
 
     Returns:
         x.
@@ -58,10 +58,10 @@ def fill_padding(x: Tensor, sizes: Sizes, value: float = 0.0) -> Tensor:
 def key_masks(
     sizes: Sizes, grid: tuple[int, int], window: tuple[int, int], like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What to add to logits so that keys beyond the pictures get no attention.
+    """What to add to logits so that keys beyond the images get no attention.
 
     Args:
-        sizes: of the N pictures on the grid of keys.
+        sizes: of the N images on the grid of keys.
         grid: height and width of that grid.
         window: height and width of a window of keys.
         like: gives type and device.

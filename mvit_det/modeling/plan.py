@@ -107,7 +107,7 @@ def plan_blocks(
     """
     depths = tuple(depths)
     if not depths or any(not isinstance(depth, int) or depth < 1 for depth in depths):
-        raise ValueError(f"depths must be one positive whole number a stage, not {depths}")
+        raise ValueError(f"depths must be one positive integer a stage, not {depths}")
     numbers = {
         "embed_dim": embed_dim,
         "num_heads": num_heads,
@@ -116,7 +116,7 @@ def plan_blocks(
     }
     for name, number in numbers.items():
         if not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} must be a positive whole number, not {number!r}")
+            raise ValueError(f"{name} must be a positive integer, not {number!r}")
     if attention not in ATTENTIONS:
         raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}, not {attention!r}")
     if embed_dim % num_heads:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operators import in_autocast_dtype, own_operators_run
+from .operators import custom_operators_enabled, in_autocast_dtype
 
 
 def relative_coordinates(query_size: int, key_size: int, device: torch.device) -> Tensor:
@@ -39,7 +39,7 @@ def relative_positions(table: Tensor, query_size: int, key_size: int) -> Tensor:
     Returns:
         (query_size, key_size, C).
     """
-    if torch.compiler.is_compiling() and own_operators_run():
+    if torch.compiler.is_compiling() and custom_operators_enabled():
         return _positions_operator(table, query_size, key_size)
     return _relative_positions(table, query_size, key_size)
 
@@ -115,7 +115,7 @@ class RelativePositions:
     def __call__(self, table: Tensor, query_size: int, key_size: int) -> Tensor:
         """As `relative_positions`."""
         has_gradient = table.requires_grad and torch.is_grad_enabled()
-        if has_gradient or torch.compiler.is_compiling() or not own_operators_run():
+        if has_gradient or torch.compiler.is_compiling() or not custom_operators_enabled():
             return relative_positions(table, query_size, key_size)
         key = (table.data_ptr(), table._version, table.dtype, query_size, key_size)
         if key != self._key:

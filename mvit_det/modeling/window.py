@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operators import own_operators_run
+from .operators import custom_operators_enabled
 
 Grid = tuple[int, int]
 
@@ -46,7 +46,7 @@ def window_partition(x: Tensor, size: Grid, shift: Grid = (0, 0)) -> Tensor:
     """
     if any(shift):
         x = _fill_up(x, size).roll((-shift[0], -shift[1]), (1, 2))
-    if torch.compiler.is_compiling() and own_operators_run():
+    if torch.compiler.is_compiling() and custom_operators_enabled():
         return _partition_operator(x, *size)
     return _partition(x, size)
 
@@ -67,7 +67,7 @@ def window_unpartition(windows: Tensor, size: Grid, grid: Grid, shift: Grid = (0
         down, across = windows_to_cover(grid, size)
         whole = window_unpartition(windows, size, (down * size[0], across * size[1]))
         return whole.roll(shift, (1, 2))[:, : grid[0], : grid[1]]
-    if torch.compiler.is_compiling() and own_operators_run():
+    if torch.compiler.is_compiling() and custom_operators_enabled():
         return _unpartition_operator(windows, *size, *grid)
     return _unpartition(windows, size, grid)
 

@@ -1,4 +1,4 @@
-"""Predictions for pictures and videos."""
+"""Predictions for images and videos."""
 
 from .prediction import Prediction
 from .predictor import Predictor, find_config

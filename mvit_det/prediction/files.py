@@ -1,4 +1,4 @@
-"""Predictions for many files at once: pictures, folders, patterns and videos, to a folder."""
+"""Predictions for many files at once: images, folders, patterns and videos, to a folder."""
 
 import glob
 import json
@@ -19,13 +19,13 @@ from .predictor import Predictor, PreparedImage
 from .video import VideoReader, VideoWriter
 
 # What is taken from a folder.
-PICTURE_ENDINGS = (
+IMAGE_EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg"),
     *(".png", ".ppm", ".tif", ".tiff", ".webp"),
 )  # fmt: skip
-VIDEO_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+VIDEO_EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
-# As which drawn pictures are written; those with other endings become PNG.
+# As which drawn images are written; those with other endings become PNG.
 WRITTEN_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 RESULTS_FILE = "predictions.json"
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Job:
-    """A picture or a video, and the file for what is drawn on it."""
+    """An image or a video, and the file for what is drawn on it."""
 
     source: Path
     output: Path
@@ -48,7 +48,7 @@ class Report:
 
     Attributes:
         job: the job.
-        images: how many pictures or frames were written.
+        images: how many images or frames were written.
         instances: how many instances were found in them.
         problem: why something is missing, in a sentence; '' if nothing is.
     """
@@ -63,7 +63,7 @@ def find_inputs(names: Sequence[str]) -> list[Path]:
     """The files that names stand for, each once.
 
     Args:
-        names: files; folders, of which pictures and videos are taken that lie directly in them; and
+        names: files; folders, of which images and videos are taken that lie directly in them; and
             patterns such as `photos/*.jpg`, in which `**` stands for any folders.
 
     Raises:
@@ -72,11 +72,11 @@ def find_inputs(names: Sequence[str]) -> list[Path]:
     found: dict[str, Path] = {}
     for name in names:
         if Path(name).is_dir():
-            endings = (*PICTURE_ENDINGS, *VIDEO_ENDINGS)
+            endings = (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
             files = [path for path in Path(name).iterdir() if path.suffix.lower() in endings]
             if not files:
                 raise ImageError(
-                    f"the folder '{name}' holds no picture and no video, by their endings "
+                    f"the folder '{name}' holds no image and no video, by their endings "
                     f"({' '.join(endings)}); for those in folders within it take '{name}/**/*.jpg'"
                 )
         elif Path(name).exists():
@@ -84,20 +84,20 @@ def find_inputs(names: Sequence[str]) -> list[Path]:
         else:
             files = [Path(file) for file in glob.glob(name, recursive=True) if Path(file).is_file()]
             if not files:
-                raise ImageError(f"there is no picture, video or folder '{name}'")
+                raise ImageError(f"there is no image, video or folder '{name}'")
         for path in sorted(files):
             found.setdefault(os.path.realpath(path), path)
     return list(found.values())
 
 
 def plan(sources: Sequence[Path], output: Path, videos: Sequence[Path] = ()) -> list[Job]:
-    """Decides where each picture or video goes.
+    """Decides where each image or video goes.
 
     In a folder they keep their names. Where several have the same, the folders in which they lie
     are made there, too. What cannot be written in its own format gets `.png` or `.mp4` appended.
 
     Args:
-        sources: pictures and videos, told apart by their endings.
+        sources: images and videos, told apart by their endings.
         output: a folder, or, by its ending, the file for the only source.
         videos: more of them, whatever their endings are.
 
@@ -105,10 +105,10 @@ def plan(sources: Sequence[Path], output: Path, videos: Sequence[Path] = ()) -> 
         ConfigError: there are several sources for one file, the file's ending does not suit, or a
             source would be overwritten.
     """
-    are_videos = {path: path.suffix.lower() in VIDEO_ENDINGS for path in sources}
+    are_videos = {path: path.suffix.lower() in VIDEO_EXTENSIONS for path in sources}
     are_videos.update((path, True) for path in videos)
     jobs = []
-    if output.suffix.lower() in (*PICTURE_ENDINGS, *VIDEO_ENDINGS) and not output.is_dir():
+    if output.suffix.lower() in (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS) and not output.is_dir():
         if len(are_videos) != 1:
             raise ConfigError(
                 f"'{output}' is one file, and there are {len(are_videos)} inputs; name a folder "
@@ -117,7 +117,7 @@ def plan(sources: Sequence[Path], output: Path, videos: Sequence[Path] = ()) -> 
         ((source, is_video),) = are_videos.items()
         allowed = (".mp4",) if is_video else WRITTEN_ENDINGS
         if output.suffix.lower() not in allowed:
-            kind = "video" if is_video else "picture"
+            kind = "video" if is_video else "image"
             raise ConfigError(
                 f"'{output}' cannot be written: the output of a {kind} ends in "
                 f"{' or '.join(allowed)}"
@@ -156,16 +156,16 @@ def results_path(output: Path, jobs: Sequence[Job]) -> Path | None:
 def predict_files(
     predictor: Predictor, jobs: Sequence[Job], results: Path | None = None
 ) -> Iterator[Report]:
-    """Draws what is found in pictures and videos, and writes it as COCO's results.
+    """Draws what is found in images and videos, and writes it as COCO's results.
 
     What cannot be read is left out, and its report says why. A progress bar is shown where standard
     error is a terminal.
 
     Args:
-        predictor: with a threshold of scores that makes pictures clear.
+        predictor: with a threshold of scores that makes images clear.
         jobs: of `plan`.
-        results: file for the instances of all pictures and frames, one list in COCO's format.
-            `image_id` counts the pictures and frames from 1 on; `file_name` is the picture or
+        results: file for the instances of all images and frames, one list in COCO's format.
+            `image_id` counts the images and frames from 1 on; `file_name` is the image or
             video, and `frame` counts the video's frames from 0 on.
 
     Yields:
@@ -184,12 +184,12 @@ def predict_files(
                     bar.update()
                 continue
             for batch in _batches(group, predictor.batch_size):
-                for report in _predict_pictures(predictor, batch, writer):
+                for report in _predict_images(predictor, batch, writer):
                     yield report
                     bar.update()
 
 
-def _predict_pictures(
+def _predict_images(
     predictor: Predictor, jobs: Sequence[Job], results: "_ResultsWriter"
 ) -> Iterator[Report]:
     prepared: list[PreparedImage] = []
@@ -231,7 +231,7 @@ def _predict_video(predictor: Predictor, job: Job, results: "_ResultsWriter") ->
 
 
 class _ResultsWriter:
-    """A list of JSON that grows picture by picture; without a path it is not written."""
+    """A list of JSON that grows image by image; without a path it is not written."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -254,7 +254,7 @@ class _ResultsWriter:
             self._file.close()
 
     def add(self, prediction: Prediction, **origin: Any) -> None:
-        """Appends the instances of the next picture, each with where it is from."""
+        """Appends the instances of the next image, each with where it is from."""
         self._images += 1
         if self._path is None:
             return

@@ -1,4 +1,4 @@
-"""What a detector finds in one picture."""
+"""What a detector finds in one image."""
 
 import json
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from ..visualization import draw_instances
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a detector finds in one picture.
+    """What a detector finds in one image.
 
     Attributes:
-        image: the picture, (H, W, 3) uint8 RGB.
-        instances: on the CPU, in pixels of the picture, the highest scores first: `pred_boxes`
+        image: the image, (H, W, 3) uint8 RGB.
+        instances: on the CPU, in pixels of the image, the highest scores first: `pred_boxes`
             (N, 4) x0, y0, x1, y1; `scores` (N,) in [0, 1]; `pred_classes` (N,) indexes into
             `class_names`; and of a model with masks `pred_masks` (N, H, W) bool.
         class_names: one for each class of the model.
-        category_ids: of each class in the model's data set, for COCO's results.
+        category_ids: of each class in the model's dataset, for COCO's results.
     """
 
     image: np.ndarray
@@ -33,7 +33,7 @@ class Prediction:
     category_ids: tuple[int, ...]
 
     def draw(self) -> np.ndarray:
-        """Boxes, masks, class names and scores on a copy of the picture, (H, W, 3) uint8 RGB."""
+        """Boxes, masks, class names and scores on a copy of the image, (H, W, 3) uint8 RGB."""
         found = self.instances
         return draw_instances(
             self.image,
@@ -48,10 +48,10 @@ class Prediction:
         """The instances in COCO's result format, as an evaluation writes them.
 
         Args:
-            image_id: of the picture in its data set.
+            image_id: of the image in its dataset.
 
         Returns:
-            One dict for each instance: `image_id`; `category_id`, of the data set; `bbox`, x, y,
+            One dict for each instance: `image_id`; `category_id`, of the dataset; `bbox`, x, y,
             width and height; `score`; and for a mask `segmentation`, run-length encoded.
         """
         results: list[dict[str, Any]] = instances_to_coco_json(self.instances, image_id)
@@ -60,7 +60,7 @@ class Prediction:
         return results
 
     def save(self, path: str | Path, image_id: int = 0) -> None:
-        """Writes a file whose kind its ending tells: a picture, or COCO's results for `.json`.
+        """Writes a file whose kind its ending tells: an image, or COCO's results for `.json`.
 
         Args:
             path: the file, which is replaced if it exists; its folder is made.
@@ -81,5 +81,5 @@ class Prediction:
         except ValueError as error:
             raise ImageError(
                 f"cannot write '{path}', as its ending does not say what it shall be; use .jpg or "
-                ".png for a picture, or .json for COCO's results"
+                ".png for an image, or .json for COCO's results"
             ) from error

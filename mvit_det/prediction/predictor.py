@@ -1,4 +1,4 @@
-"""From pictures to predictions, with the numbers that an evaluation computes."""
+"""From images to predictions, with the numbers that an evaluation computes."""
 
 import json
 from collections import defaultdict
@@ -16,35 +16,35 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from ..checkpoint import fill_model, read_weights
+from ..config import choose_device, load_config
 from ..data.images import read_image
 from ..data.shapes import SPLITS
-from ..engine import choose_device, load_config
 from ..errors import CheckpointError, ConfigError, ImageError
 from ..model_zoo import MODELS, config_path
 from .prediction import Prediction
 
-# A picture: the path of its file, or (H, W, 3) uint8 RGB.
+# An image: the path of its file, or (H, W, 3) uint8 RGB.
 Source = str | Path | np.ndarray
 Sources = list[Any] | tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """A picture, (H, W, 3) uint8 RGB, and what the model gets of it, (3, h, w) uint8."""
+    """An image, (H, W, 3) uint8 RGB, and what the model gets of it, (3, h, w) uint8."""
 
     image: np.ndarray
     model_input: Tensor
 
 
 class Predictor:
-    """A detector with all that it needs to be used on pictures.
+    """A detector with all that it needs to be used on images.
 
         predictor = Predictor("output/config.yaml", "output/model_final.pth", score_threshold=0.5)
         prediction = predictor("photo.jpg")
         prediction.instances.pred_boxes
         prediction.save("photo_with_boxes.jpg")
 
-    How pictures are resized and which order of colours the model takes are the config's, those of
+    How images are resized and which channel order the model takes are the config's, those of
     `dataloader.test.mapper`, so that boxes, scores, classes and masks equal those of an evaluation.
     With a `batch_size` of 1, which evaluations use, they do to the last bit; larger batches change
     the rounding.
@@ -52,7 +52,7 @@ class Predictor:
     Attributes:
         model: the detector, in evaluation mode.
         class_names: one for each class: the checkpoint's, else `data.class_names` of the config,
-            else those of the data set that the config evaluates on, if it has as many classes, else
+            else those of the dataset that the config evaluates on, if it has as many classes, else
             "class 0" and so on.
     """
 
@@ -75,7 +75,7 @@ class Predictor:
             score_threshold: least score of an instance, in [0, 1]; by default the model's
                 `test_score_thresh`, as in an evaluation.
             device: 'cpu' or 'cuda'; by default CUDA where there is any, wherever the training ran.
-            batch_size: most pictures that go through the model at once. They have to have the same
+            batch_size: most images that go through the model at once. They have to have the same
                 size when they are resized, so that none is padded more than by itself.
             trust_checkpoint: lets the file of weights run code while it is read.
 
@@ -101,7 +101,7 @@ class Predictor:
         if mapper is None or "model" not in config:
             raise ConfigError(
                 "the config lacks 'model' or 'dataloader.test.mapper', which say what predicts and "
-                "how pictures are resized for it; take the config of the training"
+                "how images are resized for it; take the config of the training"
             )
         if mapper.image_format not in ("RGB", "BGR"):
             raise ConfigError(
@@ -119,43 +119,45 @@ class Predictor:
         self.model.to(device).eval()
         if score_threshold is not None:
             _set_score_threshold(self.model, score_threshold)
-        self.class_names = _class_names(config, content.extras, weights, _count_classes(self.model))
+        self.class_names = _class_names(
+            config, content.metadata, weights, _count_classes(self.model)
+        )
         self._category_ids = _category_ids(config, len(self.class_names))
 
     @overload
-    def __call__(self, pictures: Source) -> Prediction: ...
+    def __call__(self, images: Source) -> Prediction: ...
 
     @overload
-    def __call__(self, pictures: Sources) -> list[Prediction]: ...
+    def __call__(self, images: Sources) -> list[Prediction]: ...
 
-    def __call__(self, pictures: Source | Sources) -> Prediction | list[Prediction]:
-        """Finds what the model knows in one picture or several.
+    def __call__(self, images: Source | Sources) -> Prediction | list[Prediction]:
+        """Finds what the model knows in one image or several.
 
         Args:
-            pictures: the path of a picture; an array (H, W, 3) uint8 in the order RGB, whatever the
+            images: the path of an image; an array (H, W, 3) uint8 in the order RGB, whatever the
                 config says (OpenCV's BGR becomes that with `array[:, :, ::-1]`); or a list or tuple
                 of these.
 
         Returns:
-            A prediction; for a list one for each picture, in the order of the list.
+            A prediction; for a list one for each image, in the order of the list.
 
         Raises:
-            ImageError: a picture cannot be read, or an array is no such picture.
+            ImageError: an image cannot be read, or an array is no such image.
         """
-        if isinstance(pictures, (list, tuple)):
-            return self.predict([self.prepare(picture) for picture in pictures])
-        return self.predict([self.prepare(pictures)])[0]
+        if isinstance(images, (list, tuple)):
+            return self.predict([self.prepare(image) for image in images])
+        return self.predict([self.prepare(images)])[0]
 
-    def prepare(self, picture: Source) -> PreparedImage:
-        """Reads, checks and resizes a picture; all that can be wrong with it is found here.
+    def prepare(self, source: Source) -> PreparedImage:
+        """Reads, checks and resizes an image; all that can be wrong with it is found here.
 
         Raises:
             ImageError: as a call.
         """
-        if isinstance(picture, (str, Path)):
-            image, name = read_image(picture), f"the picture '{picture}'"
+        if isinstance(source, (str, Path)):
+            image, name = read_image(source), f"the image '{source}'"
         else:
-            image, name = picture, "the picture"
+            image, name = source, "the image"
             _check_array(image)
         model_order = image if self._image_format == "RGB" else image[:, :, ::-1]
         # As Detectron2's `DatasetMapper` does it in an evaluation.
@@ -172,10 +174,10 @@ class Predictor:
         return PreparedImage(image, torch.as_tensor(pixels))
 
     def predict(self, prepared: Sequence[PreparedImage]) -> list[Prediction]:
-        """Finds what the model knows in prepared pictures, those of equal size at once."""
+        """Finds what the model knows in prepared images, those of equal size at once."""
         of_size = defaultdict(list)
-        for index, picture in enumerate(prepared):
-            of_size[picture.model_input.shape].append(index)
+        for index, image in enumerate(prepared):
+            of_size[image.model_input.shape].append(index)
         predictions: dict[int, Prediction] = {}
         for indexes in of_size.values():
             for start in range(0, len(indexes), self.batch_size):
@@ -187,17 +189,17 @@ class Predictor:
     def _run(self, batch: Sequence[PreparedImage]) -> list[Prediction]:
         inputs = [
             {
-                "image": picture.model_input,
-                "height": picture.image.shape[0],
-                "width": picture.image.shape[1],
+                "image": image.model_input,
+                "height": image.image.shape[0],
+                "width": image.image.shape[1],
             }
-            for picture in batch
+            for image in batch
         ]
         return [
             Prediction(
-                picture.image, output["instances"].to("cpu"), self.class_names, self._category_ids
+                image.image, output["instances"].to("cpu"), self.class_names, self._category_ids
             )
-            for picture, output in zip(batch, self.model(inputs))
+            for image, output in zip(batch, self.model(inputs))
         ]
 
 
@@ -230,26 +232,26 @@ def _detectors() -> list[str]:
 
 
 def _check_array(image: Any) -> None:
-    """Refuses what is no picture.
+    """Refuses what is no image.
 
     Raises:
         ImageError: it is no array, or of another shape or type than (H, W, 3) uint8.
     """
     if not isinstance(image, np.ndarray):
         raise ImageError(
-            f"a {type(image).__name__} is no picture; give a path, a NumPy array (height, width, "
+            f"a {type(image).__name__} is no image; give a path, a NumPy array (height, width, "
             "3) of uint8, or a list of these"
         )
     if image.ndim != 3 or image.shape[2] != 3:
         raise ImageError(
-            f"a picture has to be an array (height, width, 3) in the order RGB, not {image.shape}"
+            f"an image has to be an array (height, width, 3) in the order RGB, not {image.shape}"
         )
     if image.size == 0:
-        raise ImageError(f"the picture is empty: its shape is {image.shape}")
+        raise ImageError(f"the image is empty: its shape is {image.shape}")
     if image.dtype != np.uint8:
         raise ImageError(
-            f"a picture has to be of uint8 with values from 0 to 255, not of {image.dtype}; "
-            "for values from 0 to 1 take (255 * picture).round().astype('uint8')"
+            f"an image has to be of uint8 with values from 0 to 255, not of {image.dtype}; "
+            "for values from 0 to 1 take (255 * image).round().astype('uint8')"
         )
 
 
@@ -278,14 +280,14 @@ def _count_classes(model: nn.Module) -> int:
 
 
 def _class_names(
-    config: DictConfig, extras: dict[str, Any], weights: str | Path, num_classes: int
+    config: DictConfig, metadata: dict[str, Any], weights: str | Path, num_classes: int
 ) -> tuple[str, ...]:
     """One name for each class; where they come from is said in `Predictor`.
 
     Raises:
         CheckpointError, ConfigError: there are names, but not as many as classes.
     """
-    names = extras.get("class_names")
+    names = metadata.get("class_names")
     if names:
         if len(names) != num_classes or not all(isinstance(name, str) for name in names):
             raise CheckpointError(
@@ -308,7 +310,7 @@ def _class_names(
 
 
 def _category_ids(config: DictConfig, num_classes: int) -> tuple[int, ...]:
-    """The data set's id for each class; the class's index if there is none of so many classes."""
+    """The dataset's id for each class; the class's index if there is none of so many classes."""
     metadata = _metadata(config)
     of_category = metadata.get("thing_dataset_id_to_contiguous_id")
     annotations = OmegaConf.select(config, "data.val_json") or metadata.get("json_file")
@@ -325,7 +327,7 @@ def _category_ids(config: DictConfig, num_classes: int) -> tuple[int, ...]:
 
 
 def _metadata(config: DictConfig) -> Any:
-    """What Detectron2's catalog knows of the data set that a config evaluates on; maybe nothing."""
+    """What Detectron2's catalog knows of the dataset that a config evaluates on; maybe nothing."""
     names = OmegaConf.select(config, "dataloader.test.dataset.names") or ""
     name = names if isinstance(names, str) else names[0]
     return MetadataCatalog.get(name) if name in MetadataCatalog.list() else {}

@@ -21,11 +21,11 @@ from mvit_det.benchmarking.memory_estimate import (
     estimate_memory,
     optimizer_bytes,
 )
-from mvit_det.benchmarking.workload import random_pictures
-from mvit_det.engine import load_config
+from mvit_det.benchmarking.workload import random_images
+from mvit_det.config import load_config
 from mvit_det.errors import ConfigError
 from mvit_det.modeling import MViTv2
-from mvit_det.modeling.operators import own_operators_run, plain_operators
+from mvit_det.modeling.operators import custom_operators_enabled, plain_operators
 
 PICO = dict(depths=(1, 2, 2, 1), embed_dim=16, num_heads=1, drop_path_rate=0.1)
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "shapes" / "mask_rcnn_mvitv2_pico.py"
@@ -93,25 +93,25 @@ def test_counts_on_the_cpu_what_cuda_keeps(mixed_precision, size):
 
 def test_plain_operators_end_with_their_block():
     def fail():
-        assert not own_operators_run()
+        assert not custom_operators_enabled()
         raise KeyError
 
-    assert own_operators_run()
+    assert custom_operators_enabled()
     with pytest.raises(KeyError), plain_operators():
         fail()
-    assert own_operators_run()
+    assert custom_operators_enabled()
 
 
-def test_each_picture_of_a_backbone_adds_the_same():
+def test_each_image_of_a_backbone_adds_the_same():
     backbone = MViTv2(**PICO).train()
     kept = [activation_bytes(backbone, torch.randn(n, 3, 64, 96), True) for n in (1, 2, 3, 5)]
     assert kept[2] - kept[1] == kept[1] - kept[0] > 0
     assert kept[3] - kept[2] == 2 * (kept[1] - kept[0])
 
 
-def test_each_picture_of_a_detector_adds_the_same(whole):
+def test_each_image_of_a_detector_adds_the_same(whole):
     model = instantiate(load_config(CONFIG).model).train()
-    kept = activation_bytes(model, random_pictures((96, 128), 5, objects=128), True)
+    kept = activation_bytes(model, random_images((96, 128), 5, objects=128), True)
     predicted = whole.activations_once + 5 * whole.activations_each
     assert kept == pytest.approx(predicted, rel=0.01)
 
@@ -146,7 +146,7 @@ def test_parts_of_the_estimate(whole):
     assert whole.gradients == whole.average == 4 * parameters
     # Two moments of each parameter, and a count of steps of each tensor.
     assert whole.optimizer == 8 * parameters + 4 * len(list(model.parameters()))
-    assert whole.pictures == 4
+    assert whole.images == 4
     counted = 16 * parameters + 4 * len(list(model.parameters())) + 4 * parameters + buffers
     counted += whole.activations_once + 4 * whole.activations_each
     assert whole.counted == counted
@@ -166,19 +166,19 @@ def test_freezing_needs_less(whole):
 
 def test_settings_of_the_training_count(whole):
     plain = estimate_memory(
-        load_config(CONFIG, ["train.accumulate=2", "train.amp.enabled=False"]), (96, 128)
+        load_config(CONFIG, ["train.grad_accum_steps=2", "train.amp.enabled=False"]), (96, 128)
     )
     assert plain.average == 0
-    assert plain.pictures == 2
+    assert plain.images == 2
     assert plain.activations_each > 1.3 * whole.activations_each
 
 
 def test_a_batch_that_cannot_be_split_is_refused():
     with pytest.raises(
         ConfigError,
-        match=r"a batch of 4 pictures cannot be split into train\.accumulate=3 equal parts",
+        match=r"a batch of 4 images cannot be split into train\.grad_accum_steps=3 equal parts",
     ):
-        estimate_memory(load_config(CONFIG, ["train.accumulate=3"]), (96, 128))
+        estimate_memory(load_config(CONFIG, ["train.grad_accum_steps=3"]), (96, 128))
 
 
 @pytest.mark.parametrize("name", ["cascade_mask_rcnn", "panoptic_fpn", "retinanet"])
@@ -202,7 +202,7 @@ def parameters_of(model):
 
 
 def test_total_of_an_estimate():
-    estimate = MemoryEstimate(1000, 200, 400, 200, 50, 100, pictures=3)
+    estimate = MemoryEstimate(1000, 200, 400, 200, 50, 100, images=3)
     assert estimate.activations == 350
     assert estimate.counted == 2150
     assert estimate.total == 2150 + RESERVE + 215

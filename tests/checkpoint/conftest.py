@@ -31,7 +31,7 @@ def randomize(model, seed):
 
 @pytest.fixture
 def backbone():
-    """Makes an MViTv2 of six blocks from a seed; tables are for pictures of 64 pixels."""
+    """Makes an MViTv2 of six blocks from a seed; tables are for images of 64 pixels."""
     return lambda seed=0, **arguments: randomize(MViTv2(**{**SMALL, **arguments}), seed)
 
 

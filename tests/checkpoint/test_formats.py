@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mvit_det.checkpoint import Checkpointer, load_weights, read_weights
-from mvit_det.checkpoint.accounting import Outcome
 from mvit_det.checkpoint.formats import find_geometry, recognise, to_timm
+from mvit_det.checkpoint.load_report import KeyStatus
 
 
 def as_arrays(state):
@@ -54,14 +54,14 @@ def test_zoo_pickle(protocol, detector, tmp_path, same_state):
     ).numpy()
     path = tmp_path / "model_final.pkl"
     path.write_bytes(pickle.dumps(content, protocol=protocol))
-    accounting = load_weights(target, path)
+    report = load_weights(target, path)
     same_state(source, target)
-    assert accounting.keys(Outcome.DROPPED) == [
+    assert report.keys(KeyStatus.DROPPED) == [
         "pixel_mean",
         "proposal_generator.anchor_generator.cell_anchors.0",
     ]
-    assert len(accounting.keys(Outcome.LOADED)) == len(source.state_dict())
-    assert "Detectron2's model zoo" in accounting.table()
+    assert len(report.keys(KeyStatus.LOADED)) == len(source.state_dict())
+    assert "Detectron2's model zoo" in report.table()
 
 
 def test_detectron2_detector_gives_the_features_of_detectron2(
@@ -71,8 +71,8 @@ def test_detectron2_detector_gives_the_features_of_detectron2(
     state["roi_heads.box_predictor.cls_score.bias"] = torch.zeros(81)
     torch.save({"model": state, "iteration": 3}, tmp_path / "model.pth")
     model = backbone(seed=3)
-    accounting = load_weights(model, tmp_path / "model.pth")
-    assert accounting.keys(Outcome.DROPPED) == ["roi_heads.box_predictor.cls_score.bias"]
+    report = load_weights(model, tmp_path / "model.pth")
+    assert report.keys(KeyStatus.DROPPED) == ["roi_heads.box_predictor.cls_score.bias"]
     assert_same_features(detectron2_mvit, model)
     assert_same_features(detectron2_mvit, model, size=96)
 
@@ -86,13 +86,13 @@ def test_imagenet_pyth(class_token, backbone, imagenet_state, tmp_path):
             nn.init.zeros_(model.get_submodule(f"{name}_norm").bias)
     path = tmp_path / "MViTv2.pyth"
     torch.save({"epoch": 300, "model_state": imagenet_state(source, class_token), "cfg": "…"}, path)
-    accounting = load_weights(target, path, purpose="train")
+    report = load_weights(target, path, purpose="train")
     assert_same_features(source, target)
-    assert "facebookresearch/mvit" in accounting.title
+    assert "facebookresearch/mvit" in report.title
     dropped = ["norm.weight", "norm.bias", "head.projection.weight", "head.projection.bias"]
-    assert accounting.keys(Outcome.DROPPED) == dropped + ["cls_token"] * class_token
-    assert accounting.keys(Outcome.NEW) == [k for k in target.state_dict() if "_norm." in k]
-    assert {e.reason for e in accounting.entries if e.outcome is Outcome.RESIZED} == {
+    assert report.keys(KeyStatus.DROPPED) == dropped + ["cls_token"] * class_token
+    assert report.keys(KeyStatus.NEW) == [k for k in target.state_dict() if "_norm." in k]
+    assert {e.reason for e in report.entries if e.status is KeyStatus.RESIZED} == {
         "time axis of length 1 removed"
     }
 
@@ -108,10 +108,10 @@ def test_timm_gives_the_features_of_timm(suffix, backbone, timm_model, tmp_path)
     model = backbone(seed=0)
     for name in model.out_features:
         model.get_submodule(f"{name}_norm").reset_parameters()
-    accounting = load_weights(model, path, purpose="train")
+    report = load_weights(model, path, purpose="train")
     dropped = {"norm.weight", "norm.bias", "head.fc.weight", "head.fc.bias"}
-    assert set(accounting.keys(Outcome.DROPPED)) == dropped
-    assert not accounting.keys(Outcome.RESIZED)
+    assert set(report.keys(KeyStatus.DROPPED)) == dropped
+    assert not report.keys(KeyStatus.RESIZED)
 
     # Detection doubles the stride of keys in the last blocks of the second and third stage.
     for stage, stride in ((1, 4), (2, 2)):
@@ -179,7 +179,7 @@ def test_own_files(backbone, detector, tmp_path, same_state):
     target = detector(seed=2)
     load_weights(target, tmp_path / "wrapped.pth")
     same_state(source, target)
-    assert read_weights(tmp_path / "training.pth").extras == {"iteration": 4}
+    assert read_weights(tmp_path / "training.pth").metadata == {"iteration": 4}
 
 
 def test_cascade_with_norms_that_count_batches(detector, tmp_path, same_state):
@@ -190,9 +190,9 @@ def test_cascade_with_norms_that_count_batches(detector, tmp_path, same_state):
     state = dict(source.state_dict())
     del state["proposal_generator.norm.num_batches_tracked"]
     torch.save(state, tmp_path / "model.pth")
-    accounting = load_weights(target, tmp_path / "model.pth")
+    report = load_weights(target, tmp_path / "model.pth")
     same_state(source, target)
-    assert accounting.keys(Outcome.NEW) == ["proposal_generator.norm.num_batches_tracked"]
+    assert report.keys(KeyStatus.NEW) == ["proposal_generator.norm.num_batches_tracked"]
 
 
 def test_half_precision_and_a_model_without_mvit(tmp_path):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mvit_det.checkpoint import Checkpointer, fill_model, load_weights
-from mvit_det.checkpoint.accounting import Accounting, Outcome
 from mvit_det.checkpoint.formats import Weights
+from mvit_det.checkpoint.load_report import KeyStatus, LoadReport
 from mvit_det.checkpoint.resizing import resize_joint_table, resize_relative_table
 from mvit_det.errors import CheckpointError
 
@@ -37,32 +37,34 @@ def test_training_from_a_backbone_leaves_the_rest_as_it_is(
     source = detector(seed=1).backbone.bottom_up
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     torch.save({"model_state": imagenet_state(source, class_token=True)}, tmp_path / "x.pyth")
-    accounting = load_weights(model, tmp_path / "x.pyth", purpose="train")
-    new = set(accounting.keys(Outcome.NEW))
+    report = load_weights(model, tmp_path / "x.pyth", purpose="train")
+    new = set(report.keys(KeyStatus.NEW))
     for key, tensor in model.state_dict().items():
         name = key.removeprefix("backbone.bottom_up.")
         assert (key in new) == ("_norm." in name or not key.startswith("backbone.bottom_up."))
         expected = before[key] if key in new else source.state_dict()[name]
         assert torch.equal(tensor, expected)
-    assert {e.reason for e in accounting.entries if e.outcome is Outcome.NEW} == {
+    assert {e.reason for e in report.entries if e.status is KeyStatus.NEW} == {
         "FPN and heads",
         "norms of the outputs",
     }
-    outcomes = sum(len(accounting.keys(o)) for o in (Outcome.LOADED, Outcome.RESIZED, Outcome.NEW))
+    outcomes = sum(
+        len(report.keys(o)) for o in (KeyStatus.LOADED, KeyStatus.RESIZED, KeyStatus.NEW)
+    )
     assert outcomes == len(model.state_dict())
 
 
 def test_table_has_a_line_for_each_kind(backbone, imagenet_state, tmp_path, caplog):
     torch.save({"model_state": imagenet_state(backbone())}, tmp_path / "x.pyth")
     with caplog.at_level("INFO", logger="mvit_det.checkpoint.loading"):
-        accounting = load_weights(backbone(), tmp_path / "x.pyth", purpose="train")
-    lines = [" ".join(line.split()) for line in accounting.table().splitlines()]
+        report = load_weights(backbone(), tmp_path / "x.pyth", purpose="train")
+    lines = [" ".join(line.split()) for line in report.table().splitlines()]
     assert lines[0] == f"'{tmp_path / 'x.pyth'}' (facebookresearch/mvit, expand_attn=True)"
-    assert lines[1] == "outcome keys why such as"
+    assert lines[1] == "status keys why such as"
     assert "dropped on purpose 4 classifier norm.weight, …" in lines
     assert "new on purpose 8 norms of the outputs scale2_norm.weight, …" in lines
     assert "loaded" in lines[3]
-    assert accounting.table() in caplog.text
+    assert report.table() in caplog.text
 
 
 @pytest.mark.parametrize("purpose", ["train", "evaluate"])
@@ -102,8 +104,8 @@ def test_another_size_of_mvit_names_both(backbone, refuses):
 def test_a_model_may_stop_earlier(backbone, tmp_path):
     source, target = backbone(seed=1), backbone(seed=2, out_features=["scale3", "scale4"])
     torch.save(source.state_dict(), tmp_path / "x.pth")
-    accounting = load_weights(target, tmp_path / "x.pth")
-    assert {e.reason for e in accounting.entries if e.outcome is Outcome.DROPPED} == {
+    report = load_weights(target, tmp_path / "x.pth")
+    assert {e.reason for e in report.entries if e.status is KeyStatus.DROPPED} == {
         "stage that the model does not have",
         "output that the model does not have",
     }
@@ -132,15 +134,15 @@ def test_other_classes(name, detector, refuses, tmp_path):
     for purpose in ("train", "evaluate"):
         message = (
             "file has 1203 classes, config has 5; take the config that the weights were made with, "
-            "or train a fresh head for the config's classes with train.fresh_head=True"
+            "or train a fresh head for the config's classes with train.reset_head=True"
         )
         refuses(detector(name=name), source.state_dict(), message, purpose=purpose)
 
     target = detector(seed=2, name=name)
     before = {key: tensor.clone() for key, tensor in target.state_dict().items()}
     torch.save(source.state_dict(), tmp_path / "lvis.pth")
-    accounting = load_weights(target, tmp_path / "lvis.pth", purpose="train", fresh_head=True)
-    fresh = accounting.keys(Outcome.NEW)
+    report = load_weights(target, tmp_path / "lvis.pth", purpose="train", reset_head=True)
+    fresh = report.keys(KeyStatus.NEW)
     layers = {".".join(key.split(".")[1:-1]) for key in fresh}
     if name == "mask_rcnn":
         expected = {"box_predictor.cls_score", "box_predictor.bbox_pred", "mask_head.predictor"}
@@ -152,13 +154,13 @@ def test_other_classes(name, detector, refuses, tmp_path):
         assert torch.equal(tensor, before[key] if key in fresh else source.state_dict()[key])
 
 
-def test_fresh_head_for_as_many_classes(detector, tmp_path):
+def test_reset_head_for_as_many_classes(detector, tmp_path):
     source, target = detector(seed=1), detector(seed=2)
     torch.save(source.state_dict(), tmp_path / "x.pth")
-    accounting = load_weights(target, tmp_path / "x.pth", purpose="train", fresh_head=True)
-    assert len(accounting.keys(Outcome.NEW)) == 6
+    report = load_weights(target, tmp_path / "x.pth", purpose="train", reset_head=True)
+    assert len(report.keys(KeyStatus.NEW)) == 6
     with pytest.raises(ValueError, match="goes with purpose 'train'"):
-        load_weights(target, tmp_path / "x.pth", fresh_head=True)
+        load_weights(target, tmp_path / "x.pth", reset_head=True)
 
 
 def test_widening_in_the_mlp_names_the_argument(backbone, timm_model, refuses):
@@ -176,12 +178,12 @@ def test_widening_in_the_mlp_names_the_argument(backbone, timm_model, refuses):
 def test_widening_in_the_mlp_is_recognised(backbone, timm_model, tmp_path):
     source, target = timm_model(expand_attn=False), backbone(expand_attn=False)
     torch.save(source.state_dict(), tmp_path / "x.pth")
-    accounting = load_weights(target, tmp_path / "x.pth", purpose="train")
-    assert accounting.title == f"'{tmp_path / 'x.pth'}' (timm, expand_attn=False)"
+    report = load_weights(target, tmp_path / "x.pth", purpose="train")
+    assert report.title == f"'{tmp_path / 'x.pth'}' (timm, expand_attn=False)"
     weight = source.state_dict()["stages.1.blocks.1.shortcut_proj_mlp.weight"]
     assert torch.equal(target.blocks[2].proj.weight, weight)
     loaded = [key for key in target.state_dict() if "_norm." not in key]
-    assert set(accounting.keys(Outcome.LOADED)) == set(loaded)
+    assert set(report.keys(KeyStatus.LOADED)) == set(loaded)
 
 
 def test_not_an_mvit(backbone, refuses):
@@ -203,10 +205,10 @@ def test_tables_of_other_sizes_are_resized(backbone, imagenet_state, tmp_path):
     source = backbone(seed=1, pretrain_img_size=128)
     torch.save({"model_state": imagenet_state(source)}, tmp_path / "x.pyth")
     target = backbone(seed=2)
-    accounting = load_weights(target, tmp_path / "x.pyth", purpose="train")
-    resized = [e for e in accounting.entries if e.reason == "relative positions, linear"]
+    report = load_weights(target, tmp_path / "x.pyth", purpose="train")
+    resized = [e for e in report.entries if e.reason == "relative positions, linear"]
     assert len(resized) == 12
-    assert all(entry.outcome is Outcome.RESIZED for entry in resized)
+    assert all(entry.status is KeyStatus.RESIZED for entry in resized)
     table = source.state_dict()["blocks.0.attn.rel_pos_h"]
     assert torch.equal(
         target.state_dict()["blocks.0.attn.rel_pos_h"], resize_relative_table(table, 31)
@@ -217,8 +219,8 @@ def test_joint_tables_of_other_sizes_are_resized(backbone, tmp_path):
     source = backbone(seed=1, position="joint", pretrain_img_size=128)
     torch.save(source.state_dict(), tmp_path / "x.pth")
     target = backbone(seed=2, position="joint")
-    accounting = load_weights(target, tmp_path / "x.pth")
-    reasons = [e.reason for e in accounting.entries if e.outcome is Outcome.RESIZED]
+    report = load_weights(target, tmp_path / "x.pth")
+    reasons = [e.reason for e in report.entries if e.status is KeyStatus.RESIZED]
     assert reasons == ["relative positions, bilinear"] * 6
     table = source.blocks[0].attn.rel_pos_joint
     resized = resize_joint_table(table, 31, 31)
@@ -246,9 +248,9 @@ def test_weights_of_a_vit(backbone, tmp_path):
     names = {name for name in source.state_dict() if not name.startswith("scale4_norm")}
     state = {name: source.state_dict()[name] for name in names}
     torch.save({**state, "cls_token": torch.zeros(1, 1, 32)}, tmp_path / "x.pth")
-    accounting = load_weights(target, tmp_path / "x.pth", purpose="train")
-    assert set(accounting.keys(Outcome.LOADED)) == names
-    assert accounting.keys(Outcome.DROPPED) == ["cls_token"]
+    report = load_weights(target, tmp_path / "x.pth", purpose="train")
+    assert set(report.keys(KeyStatus.LOADED)) == names
+    assert report.keys(KeyStatus.DROPPED) == ["cls_token"]
 
 
 def test_a_detector_is_evaluated_as_it_was_trained(detector, refuses, tmp_path):
@@ -257,7 +259,7 @@ def test_a_detector_is_evaluated_as_it_was_trained(detector, refuses, tmp_path):
         detector(), state, "rel_pos_h' has shape (31, 32) in the file and (63, 32) in the model"
     )
     torch.save(state, tmp_path / "x.pth")
-    assert load_weights(detector(), tmp_path / "x.pth", purpose="train").keys(Outcome.RESIZED)
+    assert load_weights(detector(), tmp_path / "x.pth", purpose="train").keys(KeyStatus.RESIZED)
 
 
 def test_absolute_positions_and_channels(backbone, tmp_path):
@@ -266,8 +268,8 @@ def test_absolute_positions_and_channels(backbone, tmp_path):
     target = backbone(
         seed=2, position="absolute+decomposed", in_chans=4, pretrain_class_token=False
     )
-    accounting = load_weights(target, tmp_path / "x.pth")
-    reasons = [e.reason for e in accounting.entries if e.outcome is Outcome.RESIZED]
+    report = load_weights(target, tmp_path / "x.pth")
+    reasons = [e.reason for e in report.entries if e.status is KeyStatus.RESIZED]
     assert reasons.count("absolute positions, bicubic") == 1
     assert reasons.count("channels of the image, 3 to 4") == 1
     assert target.pos_embed.shape == (1, 256, 32)
@@ -276,7 +278,7 @@ def test_absolute_positions_and_channels(backbone, tmp_path):
 def test_weights_that_are_no_file(backbone, same_state):
     source, target = backbone(seed=1), backbone(seed=2)
     weights = Weights("memory", dict(source.state_dict()))
-    assert isinstance(fill_model(target, weights, "memory"), Accounting)
+    assert isinstance(fill_model(target, weights, "memory"), LoadReport)
     same_state(source, target)
 
 
@@ -284,7 +286,7 @@ def test_checkpointer_loads_through_the_same(detector, refuses, tmp_path):
     torch.save(detector(num_classes=7).state_dict(), tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="file has 7 classes, config has 5"):
         Checkpointer(detector(), tmp_path).resume_or_load(tmp_path / "x.pth")
-    Checkpointer(detector(), tmp_path, fresh_head=True).resume_or_load(tmp_path / "x.pth")
+    Checkpointer(detector(), tmp_path, reset_head=True).resume_or_load(tmp_path / "x.pth")
 
 
 def test_no_such_file(backbone, tmp_path):

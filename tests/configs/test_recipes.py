@@ -10,7 +10,7 @@ import setuptools
 import torch
 from detectron2.config import LazyConfig, instantiate
 
-from mvit_det.engine import load_config
+from mvit_det.config import load_config
 from mvit_det.model_zoo import configs_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,12 +59,12 @@ def test_the_schedule_follows_from_the_published_one(path):
     ratio = batch / original.dataloader.train.total_batch_size
     stretch = EPOCHS / PUBLISHED_EPOCHS / ratio
     iterations = config.train.max_iter
-    assert batch % config.train.accumulate == 0
+    assert batch % config.train.grad_accum_steps == 0
     # The linear rule.
     assert config.optimizer.lr == pytest.approx(original.optimizer.lr * ratio)
     assert config.optimizer.lr == pytest.approx(1.6e-4 * batch / 64)
     assert iterations == original.train.max_iter * stretch
-    # Steps at the same shares, and a warm-up of as many pictures.
+    # Steps at the same shares, and a warm-up of as many images.
     steps, original_steps = config.lr_multiplier.scheduler, original.lr_multiplier.scheduler
     assert steps.milestones == [round(step * stretch) for step in original_steps.milestones]
     assert steps.num_updates == iterations
@@ -82,7 +82,7 @@ def test_the_schedule_follows_from_the_published_one(path):
 @for_each_recipe
 def test_gradients_are_clipped_and_weights_averaged(path):
     settings = load_config(path).train
-    assert settings.clip_gradient_norm == 1.0
+    assert settings.max_grad_norm == 1.0
     assert settings.ema.enabled
     # Over far fewer steps than the training has.
     assert 1 / (1 - settings.ema.decay) < settings.max_iter / 10
@@ -93,7 +93,7 @@ def test_gradients_are_clipped_and_weights_averaged(path):
 def test_recipes_of_one_size_differ_in_the_parts_of_a_batch_only(size):
     configs = [load_config(COCO / "recipes" / f"mask_rcnn_mvitv2_{size}_{gpu}gb.py")
                for gpu in (12, 24, 48)]  # fmt: skip
-    parts = [config.train.pop("accumulate") for config in configs]
+    parts = [config.train.pop("grad_accum_steps") for config in configs]
     assert parts == sorted(parts, reverse=True)
     assert configs[0] == configs[1] == configs[2]
 

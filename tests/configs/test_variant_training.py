@@ -10,8 +10,9 @@ import torch
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 
+from mvit_det.config import load_config, resolve_device
 from mvit_det.data.lvis import load_lvis_json
-from mvit_det.engine import load_config, resolve_device, train
+from mvit_det.engine import train
 from mvit_det.errors import ConfigError
 from mvit_det.evaluation import COCOEvaluator
 from mvit_det.evaluation.lvis import LVISEvaluator
@@ -36,8 +37,8 @@ TASKS = {
 
 
 @pytest.fixture(autouse=True)
-def _few_pictures(shapes_root, monkeypatch):
-    """Trains and evaluates on four pictures, to be done with it."""
+def _few_images(shapes_root, monkeypatch):
+    """Trains and evaluates on four images, to be done with it."""
     from detectron2.data import DatasetCatalog
 
     load = DatasetCatalog.get
@@ -81,7 +82,7 @@ def use_generated_data(config):
         loader.num_workers = 0
     config.dataloader.train.total_batch_size = 2
     if "lvis" in config.dataloader.test.dataset.names:
-        # The same pictures, all of whose shapes are known.
+        # The same images, all of whose shapes are known.
         config.dataloader.test.dataset.names = "shapes_val"
         config.dataloader.evaluator = L(COCOEvaluator)(
             dataset_name="${..test.dataset.names}", tasks=["bbox", "segm"]
@@ -98,7 +99,7 @@ def test_two_iterations(name, tmp_path):
         output_dir=str(tmp_path),
         max_iter=2,
         log_period=1,
-        sheet_images=0,
+        visualized_images=0,
         seed=1,
     )
     resolve_device(config, "cpu")
@@ -132,7 +133,7 @@ def test_configs_are_what_their_names_say():
     assert len(single.blocks) == 14
 
 
-def test_federated_loss_draws_classes_by_their_pictures():
+def test_federated_loss_draws_classes_by_their_images():
     config = load_config(CONFIGS / "shapes" / "mask_rcnn_mvitv2_pico_lvis.py")
     predictor = instantiate(config.model).roi_heads.box_predictor
     counts = json.loads(Path(metadata_file("shapes_lvis_train")).read_text())["categories"]
@@ -145,8 +146,8 @@ def test_federated_loss_draws_classes_by_their_pictures():
         predictor = instantiate(config.model).roi_heads.box_predictor
     assert predictor.cls_score.weight.shape == (1204, 1024)
     assert predictor.fed_loss_cls_weights.shape == (1203,)
-    # COCO's sheet of pictures would not know what to do with LVIS's predictions.
-    assert config.train.sheet_images == 0
+    # COCO's grid of images would not know what to do with LVIS's predictions.
+    assert config.train.visualized_images == 0
 
 
 def metadata_file(name):

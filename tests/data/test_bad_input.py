@@ -21,7 +21,7 @@ from mvit_det.data import DatasetMapper
 from mvit_det.data.annotations import MOST_OBJECTS
 from mvit_det.data.coco_json import load_coco_json, read_coco_json
 from mvit_det.data.images import read_image
-from mvit_det.data.problems import check_dataset, find_problems
+from mvit_det.data.validation import check_dataset, find_issues
 from mvit_det.errors import DatasetError, ImageError
 
 
@@ -29,7 +29,7 @@ from mvit_det.errors import DatasetError, ImageError
 class Case:
     """One way in which input can be bad.
 
-    `make` gets a path to write to (pictures and files), or a data set to spoil (JSON), or a record
+    `make` gets a path to write to (images and files), or a dataset to spoil (JSON), or a record
     to spoil (samples). `says` is a part of the sentence, where {path} is the path that was written.
     """
 
@@ -42,7 +42,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
 
 
 def encoded(image_format, pixels=PIXELS, **options):
-    """The bytes of a picture."""
+    """The bytes of an image."""
     import io
 
     buffer = io.BytesIO()
@@ -77,80 +77,80 @@ def flipped_in_the_middle(data):
 
 
 ANEW = "; get it anew or leave it out"
-PICTURES = [
+IMAGES = [
     Case(
         "missing",
         lambda path: None,
-        "there is no picture '{path}'; check its name and the folder of pictures",
+        "there is no image '{path}'; check its name and the folder of images",
     ),
-    Case("folder", Path.mkdir, "'{path}' is a folder and not a picture; name a file"),
-    Case("zero bytes", Path.touch, "the picture '{path}' is empty" + ANEW),
+    Case("folder", Path.mkdir, "'{path}' is a folder and not an image; name a file"),
+    Case("zero bytes", Path.touch, "the image '{path}' is empty" + ANEW),
     Case(
         "JPEG cut short",
         writes(encoded("JPEG")[:-200]),
-        r"the picture '{path}' is cut short or damaged \(.*\)" + ANEW,
+        r"the image '{path}' is cut short or damaged \(.*\)" + ANEW,
     ),
     Case(
         "PNG cut short",
         writes(encoded("PNG")[:-600]),
-        r"the picture '{path}' is cut short or damaged \(.*\)" + ANEW,
+        r"the image '{path}' is cut short or damaged \(.*\)" + ANEW,
     ),
     Case(
         "WebP cut short",
         writes(encoded("WEBP")[:-100]),
-        r"the picture '{path}' is cut short or damaged( \(.*\))?" + ANEW,
+        r"the image '{path}' is cut short or damaged( \(.*\))?" + ANEW,
     ),
     Case(
         "JPEG of its first bytes",
         writes(encoded("JPEG")[:10]),
-        r"the picture '{path}' is cut short or damaged \(.*\)" + ANEW,
+        r"the image '{path}' is cut short or damaged \(.*\)" + ANEW,
     ),
     Case(
         "PNG with damaged pixels",
         writes(flipped_in_the_middle(encoded("PNG"))),
-        r"the picture '{path}' is cut short or damaged \(.*\)" + ANEW,
+        r"the image '{path}' is cut short or damaged \(.*\)" + ANEW,
     ),
     Case(
         "web page",
         writes(b"\n<!DOCTYPE html><html>404</html>"),
-        "'{path}' is a web page or a drawing and not a picture" + ANEW,
+        "'{path}' is a web page or a drawing and not an image" + ANEW,
     ),
     Case(
         "text",
-        writes(b"not a picture\n"),
-        "'{path}' is no picture of a known format; convert it to PNG or JPEG or leave it out",
+        writes(b"not an image\n"),
+        "'{path}' is no image of a known format; convert it to PNG or JPEG or leave it out",
     ),
     Case(
         "random bytes",
         writes(np.random.default_rng(1).bytes(4000)),
-        "'{path}' is no picture of a known format; convert it to PNG or JPEG or leave it out",
+        "'{path}' is no image of a known format; convert it to PNG or JPEG or leave it out",
     ),
     Case(
         "PostScript, which would run a program",
         writes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"),
-        "'{path}' is no picture of a known format; convert it to PNG or JPEG or leave it out",
+        "'{path}' is no image of a known format; convert it to PNG or JPEG or leave it out",
     ),
     Case(
         "pointer of Git LFS",
         writes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
-        "'{path}' only points to a picture kept by Git LFS; get the picture with 'git lfs pull'",
+        "'{path}' only points to an image kept by Git LFS; get the image with 'git lfs pull'",
     ),
     Case(
         "decompression bomb",
         writes(png_of_size(60_000, 60_000)),
-        "the picture '{path}' has more than 179 million pixels, too many to read safely; scale it "
+        "the image '{path}' has more than 179 million pixels, too many to read safely; scale it "
         "down or leave it out",
     ),
     Case(
         "floating point",
         writes(encoded("TIFF", np.ones((4, 4), np.float32))),
-        "the picture '{path}' has floating-point pixels, whose range is not known; save it as PNG "
+        "the image '{path}' has floating-point pixels, whose range is not known; save it as PNG "
         "or JPEG of 8 bits",
     ),
     Case(
         "32 bits",
         writes(encoded("TIFF", np.array([[-1, 70000]], np.int32))),
-        "the picture '{path}' has pixels of 32 bits, from -1 to 70000, whose range is not known; "
+        "the image '{path}' has pixels of 32 bits, from -1 to 70000, whose range is not known; "
         "save it as PNG or JPEG of 8 bits",
     ),
 ]
@@ -223,7 +223,7 @@ FILES = [
 
 
 def sets(*place, **values):
-    """Changes one object of a data set: sets("annotations", 0, bbox=None)."""
+    """Changes one object of a dataset: sets("annotations", 0, bbox=None)."""
 
     def spoil(dataset):
         for key in place:
@@ -250,9 +250,7 @@ def removes(*place, key):
 NAN, INFINITY = float("nan"), float("inf")
 BOX, RLE = ("annotations", 0), {"size": [24, 32], "counts": [100, 10, 658]}
 ERRORS = [
-    Case(
-        "no images", lambda d: d["images"].clear(), r"no picture is listed: 1 .*list the pictures"
-    ),
+    Case("no images", lambda d: d["images"].clear(), r"no image is listed: 1 .*list the images"),
     Case(
         "no annotations",
         lambda d: d["annotations"].clear(),
@@ -306,12 +304,12 @@ ERRORS = [
     Case(
         "annotation without an id",
         removes(*BOX, key="id"),
-        r"annotation whose 'id' is missing or not a whole number: 1 \(number 0 of the list: None\)",
+        r"annotation whose 'id' is missing or not an integer: 1 \(number 0 of the list: None\)",
     ),
     Case(
         "id as text",
         sets("images", 0, id="1"),
-        r"image whose 'id' is missing or not a whole number: 1 \(number 0 of the list: '1'\)",
+        r"image whose 'id' is missing or not an integer: 1 \(number 0 of the list: '1'\)",
     ),
     Case(
         "no box",
@@ -340,9 +338,9 @@ ERRORS = [
         r"box with a negative size: 1 \(annotation 1: \[10, 10, -4, 5\]\); write x, y, width,",
     ),
     Case(
-        "box outside of the picture",
+        "box outside of the image",
         sets(*BOX, bbox=[40, 2, 5, 5]),
-        r"box outside of its picture: 1 \(annotation 1: \[40, 2, 5, 5\] in 24 × 32\); write x, y,",
+        r"box outside of its image: 1 \(annotation 1: \[40, 2, 5, 5\] in 24 × 32\); write x, y,",
     ),
     Case(
         "polygon of two points",
@@ -372,17 +370,17 @@ ERRORS = [
     Case(
         "run lengths of another size",
         sets(*BOX, segmentation={**RLE, "size": [32, 24]}),
-        r"run-length encoding of another size than the picture's: 1 \(annotation 1\)",
+        r"run-length encoding of another size than the image's: 1 \(annotation 1\)",
     ),
     Case(
-        "run lengths that do not fill the picture",
+        "run lengths that do not fill the image",
         sets(*BOX, segmentation={**RLE, "counts": [100, 10]}),
-        r"run-length encoding that does not fill the picture: 1 \(annotation 1\)",
+        r"run-length encoding that does not fill the image: 1 \(annotation 1\)",
     ),
     Case(
         "compressed run lengths that lie",
         sets(*BOX, segmentation={**RLE, "counts": "ooooo0"}),
-        r"run-length encoding that does not fill the picture: 1 \(annotation 1\)",
+        r"run-length encoding that does not fill the image: 1 \(annotation 1\)",
     ),
     Case(
         "some objects without a mask",
@@ -390,20 +388,20 @@ ERRORS = [
         r"object without a mask where others have one: 1 \(annotation 2\); add its mask, or train",
     ),
     Case(
-        "picture missing",
+        "image missing",
         sets("images", 0, file_name="nowhere.png"),
-        r"picture that is missing: 1 \('nowhere.png'\); check the folder '.*', or remove its entry",
+        r"image that is missing: 1 \('nowhere.png'\); check the folder '.*', or remove its entry",
     ),
     Case(
-        "picture that is none",
+        "image that is none",
         sets("images", 0, file_name="text.png"),
-        r"picture that cannot be read: 1 \('.*text.png' is no picture of a known format;",
+        r"image that cannot be read: 1 \('.*text.png' is no image of a known format;",
     ),
     Case(
         "another size",
         sets("images", 0, height=25),
-        r"picture of another size than annotated \(height × width\): 1 \('a.png' is 24 × 32 and "
-        r"not 25 × 32\); annotate the picture as it is shown",
+        r"image of another size than annotated \(height × width\): 1 \('a.png' is 24 × 32 and "
+        r"not 25 × 32\); annotate the image as it is shown",
     ),
     Case(
         "size before the EXIF orientation",
@@ -413,21 +411,21 @@ ERRORS = [
     Case(
         "no size",
         removes("images", 0, key="height"),
-        r"image whose 'height' or 'width' is not a positive whole number: 1 \('a.png': None × 32\)",
+        r"image whose 'height' or 'width' is not a positive integer: 1 \('a.png': None × 32\)",
     ),
     Case(
         "size of zero",
         sets("images", 0, width=0),
-        r"image whose 'height' or 'width' is not a positive whole number: 1 \('a.png': 24 × 0\)",
+        r"image whose 'height' or 'width' is not a positive integer: 1 \('a.png': 24 × 0\)",
     ),
     Case(
         "no file name",
         removes("images", 0, key="file_name"),
-        r"picture outside of the folder of pictures: 1 \(None\); name pictures relative to the",
+        r"image outside of the folder of images: 1 \(None\); name images relative to the",
     ),
 ]
 
-# Paths that would lead out of the folder of pictures.
+# Paths that would lead out of the folder of images.
 ESCAPES = [
     Case("absolute path", sets("images", 0, file_name="/etc/hostname"), "'/etc/hostname'"),
     Case("parent folder", sets("images", 0, file_name="../secret.png"), "'../secret.png'"),
@@ -438,10 +436,10 @@ ESCAPES = [
 
 WARNINGS = [
     Case(
-        "box that leaves the picture",
+        "box that leaves the image",
         sets(*BOX, bbox=[20, 2, 20, 5]),
-        r"box that leaves its picture: 1 \(annotation 1: \[20, 2, 20, 5\] in 24 × 32\); it is "
-        "clipped to the picture",
+        r"box that leaves its image: 1 \(annotation 1: \[20, 2, 20, 5\] in 24 × 32\); it is "
+        "clipped to the image",
     ),
     Case(
         "box without area",
@@ -463,12 +461,12 @@ WARNINGS = [
         lambda dataset: dataset["annotations"].extend(
             {**dataset["annotations"][0], "id": number} for number in range(3, MOST_OBJECTS + 2)
         ),
-        r"picture with more than 5000 objects: 1 \(image 1: 5001\); training takes no more of",
+        r"image with more than 5000 objects: 1 \(image 1: 5001\); training takes no more of",
     ),
     Case(
-        "picture listed twice",
+        "image listed twice",
         adds("images", id=2),
-        r"picture that is listed more than once: 1 \('a.png'\); all are used",
+        r"image that is listed more than once: 1 \('a.png'\); all are used",
     ),
 ]
 
@@ -476,7 +474,7 @@ SAMPLES = [
     Case(
         "another size than annotated",
         lambda record: record.update(height=20),
-        r"the picture '{path}' is 24 × 32 but annotated as 20 × 32 \(height × width\); annotate it",
+        r"the image '{path}' is 24 × 32 but annotated as 20 × 32 \(height × width\); annotate it",
     ),
     Case(
         "size before the EXIF orientation",
@@ -487,40 +485,40 @@ SAMPLES = [
     Case(
         "box with NaN",
         lambda record: record["annotations"][0].update(bbox=[1, NAN, 2, 3]),
-        "annotation 1 of the picture '{path}' has a box with NaN, infinite or no numbers; mend or",
+        "annotation 1 of the image '{path}' has a box with NaN, infinite or no numbers; mend or",
     ),
     Case(
         "polygon with an odd number",
         lambda record: record["annotations"][0].update(segmentation=[[1, 1, 5, 5, 1, 5, 2]]),
-        "annotation 1 of the picture '{path}' has a polygon with an odd number of coordinates",
+        "annotation 1 of the image '{path}' has a polygon with an odd number of coordinates",
     ),
     Case(
         "object without a mask",
         lambda record: record["annotations"][1].pop("segmentation"),
-        "annotation 2 of the picture '{path}' has a box but no mask; add one, or set "
+        "annotation 2 of the image '{path}' has a box but no mask; add one, or set "
         "use_instance_mask=False for a model without a mask head",
     ),
     Case(
         "label map missing",
         lambda record: record.update(sem_seg_file_name="labels.png"),
-        "there is no picture 'labels.png'",
+        "there is no image 'labels.png'",
     ),
     Case(
         "label map in colours",
         lambda record: record.update(sem_seg_file_name=record["file_name"]),
-        "the label map '{path}' has pixels of the kind 'RGB'; save it as PNG with one whole number",
+        "the label map '{path}' has pixels of the kind 'RGB'; save it as PNG with one integer",
     ),
     Case(
         "label map of another size",
         lambda record: record.update(
             sem_seg_file_name=str(Path(record["file_name"]).with_name("labels.png"))
         ),
-        r"the label map '.*labels.png' is 5 × 5 but its picture '{path}' is 24 × 32 \(height × wid",
+        r"the label map '.*labels.png' is 5 × 5 but its image '{path}' is 24 × 32 \(height × wid",
     ),
 ]
 
 # All of them, to be counted.
-CASES = [*PICTURES, *FILES, *ERRORS, *ESCAPES, *WARNINGS, *SAMPLES]
+CASES = [*IMAGES, *FILES, *ERRORS, *ESCAPES, *WARNINGS, *SAMPLES]
 
 
 def table(cases):
@@ -535,8 +533,8 @@ def assert_is_one_sentence(text):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures: a.png, b.png, one that is turned, and a text."""
-    folder = tmp_path / "pictures"
+    """Images: a.png, b.png, one that is turned, and a text."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for name in ("a.png", "b.png"):
         (folder / name).write_bytes(encoded("PNG"))
@@ -550,7 +548,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def dataset():
-    """Two objects in one picture, with nothing wrong about them."""
+    """Two objects in one image, with nothing wrong about them."""
     triangle = [[2, 2, 12, 2, 2, 12]]
     return {
         "images": [{"id": 1, "file_name": "a.png", "height": 24, "width": 32}],
@@ -570,14 +568,14 @@ def dataset():
 
 
 def test_every_case_has_a_name_of_its_own():
-    for cases in (PICTURES, FILES, ERRORS, ESCAPES, WARNINGS, SAMPLES):
+    for cases in (IMAGES, FILES, ERRORS, ESCAPES, WARNINGS, SAMPLES):
         assert len({case.name for case in cases}) == len(cases)
 
 
-@table(PICTURES)
+@table(IMAGES)
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_pictures(case, tmp_path):
-    path = tmp_path / "picture.jpg"
+def test_images(case, tmp_path):
+    path = tmp_path / "image.jpg"
     case.make(path)
     with pytest.raises(ImageError) as raised:
         read_image(path)
@@ -595,8 +593,8 @@ def test_files_of_annotations(case, tmp_path):
     assert re.search(case.says.format(path=re.escape(str(path))), str(raised.value))
 
 
-def test_a_data_set_without_problems(dataset, folder):
-    assert find_problems(dataset, folder, need_masks=True) == []
+def test_a_dataset_without_issues(dataset, folder):
+    assert find_issues(dataset, folder, need_masks=True) == []
 
 
 @table(ERRORS)
@@ -607,7 +605,7 @@ def test_errors_in_annotations(case, dataset, folder):
     with pytest.raises(DatasetError) as raised:
         check_dataset(dataset, "own.json", folder, need_masks=True)
     title, *lines = str(raised.value).splitlines()
-    assert title == "the data set 'own.json' cannot be used as it is:"
+    assert title == "the dataset 'own.json' cannot be used as it is:"
     assert re.search(rf"(?m)^  error: .*{case.says}", str(raised.value))
     for line in lines:
         assert_is_one_sentence(line)
@@ -624,15 +622,15 @@ def test_anything_in_place_of_a_value_is_a_problem_or_none(key, value, dataset, 
     for field in dataset[key][0]:
         spoilt = copy.deepcopy(dataset)
         spoilt[key][0][field] = value
-        for problem in find_problems(spoilt, folder, need_masks=True):
+        for problem in find_issues(spoilt, folder, need_masks=True):
             assert_is_one_sentence(str(problem))
 
 
-def test_problems_of_a_kind_are_counted_and_the_first_are_shown(dataset):
+def test_issues_of_a_kind_are_counted_and_the_first_are_shown(dataset):
     dataset["annotations"] = [
         {**dataset["annotations"][0], "id": number, "image_id": 5} for number in range(10_000)
     ]
-    first, second = find_problems(dataset, None)
+    first, second = find_issues(dataset, None)
     assert str(first) == (
         "error: object in an unknown image: 10000 (annotation 0: image 5, annotation 1: image 5, "
         "annotation 2: image 5, …); add the image or remove the annotation"
@@ -644,21 +642,19 @@ def test_problems_of_a_kind_are_counted_and_the_first_are_shown(dataset):
 def test_warnings_about_annotations(case, dataset, folder, caplog):
     case.make(dataset)
     check_dataset(dataset, "own.json", folder, need_masks=True)
-    assert "About the data set 'own.json':\n  warning: " in caplog.text
+    assert "About the dataset 'own.json':\n  warning: " in caplog.text
     assert re.search(case.says, caplog.text)
 
 
 @table(ESCAPES)
 def test_paths_that_leave_the_folder(case, dataset, folder, tmp_path):
     case.make(dataset)
-    with pytest.raises(
-        DatasetError, match="picture outside of the folder of pictures: 1"
-    ) as raised:
+    with pytest.raises(DatasetError, match="image outside of the folder of images: 1") as raised:
         check_dataset(dataset, "own.json", folder)
     assert re.search(case.says, str(raised.value))
     # Nor does what loads it without having checked it.
     (tmp_path / "own.json").write_text(json.dumps(dataset))
-    with pytest.raises(DatasetError, match=f"the picture {case.says} does not lie in the folder"):
+    with pytest.raises(DatasetError, match=f"the image {case.says} does not lie in the folder"):
         load_coco_json(str(tmp_path / "own.json"), str(folder))
 
 

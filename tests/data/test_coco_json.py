@@ -9,8 +9,8 @@ from pycocotools import mask as mask_util
 
 from mvit_det.data.annotations import segmentation_error
 from mvit_det.data.coco_json import load_coco_json, read_coco_json
-from mvit_det.data.problems import find_problems
 from mvit_det.data.registration import register_coco_json
+from mvit_det.data.validation import find_issues
 
 
 def without_ids(records):
@@ -25,8 +25,8 @@ def without_ids(records):
 def test_coco_is_as_detectron2_loads_it_and_has_no_errors(split, coco_sample):
     json_file = coco_sample / "coco" / "annotations" / f"instances_{split}.json"
     folder = coco_sample / "coco" / split
-    problems = find_problems(read_coco_json(json_file), folder, need_masks=True)
-    assert {problem.severity for problem in problems} <= {"warning"}
+    issues = find_issues(read_coco_json(json_file), folder, need_masks=True)
+    assert {problem.severity for problem in issues} <= {"warning"}
     records = load_coco_json(str(json_file), str(folder))
     expected = detectron2_load_coco_json(str(json_file), str(folder), f"coco_2017_{split[:-4]}")
     # Not one assertion, whose message would show all annotations.
@@ -45,13 +45,13 @@ def test_plain_run_lengths_are_compressed(shapes_root):
             for record in DatasetCatalog.get("shapes_val")
         ]
     )
-    assert find_problems(read_coco_json(metadata.json_file), metadata.image_root)[0].what == (
+    assert find_issues(read_coco_json(metadata.json_file), metadata.image_root)[0].what == (
         "crowd ('iscrowd': 1)"
     )
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_compressed_run_lengths_fill_their_picture_and_no_other(seed):
+def test_compressed_run_lengths_fill_their_image_and_no_other(seed):
     rng = np.random.default_rng(seed)
     height, width = map(int, rng.integers(2, 90, 2))
     mask = rng.random((height, width)) < rng.random() ** 2
@@ -62,7 +62,7 @@ def test_compressed_run_lengths_fill_their_picture_and_no_other(seed):
     assert segmentation_error(text, height, width) == ""
     wider = {**text, "size": [height, width + 1]}
     assert segmentation_error(wider, height, width + 1) == (
-        "run-length encoding that does not fill the picture"
+        "run-length encoding that does not fill the image"
     )
 
 

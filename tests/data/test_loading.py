@@ -43,7 +43,7 @@ def as_process(monkeypatch):
     return pretend
 
 
-def test_pictures_and_their_changes_depend_on_the_position_alone():
+def test_images_and_their_changes_depend_on_the_position_alone():
     loader = TrainingLoader(RECORDS, mapper=draw, total_batch_size=4)
     batches = take(loader, 8)
     assert len({sample["drawn"] for batch in batches for sample in batch}) == 32
@@ -57,7 +57,7 @@ def test_pictures_and_their_changes_depend_on_the_position_alone():
 def test_processes_and_parts_share_the_same_batches(as_process):
     loader = TrainingLoader(RECORDS, mapper=draw, total_batch_size=4)
     whole = take(loader, 5)
-    parts = take(loader, 10, accumulate=2)
+    parts = take(loader, 10, grad_accum_steps=2)
     assert [first + second for first, second in zip(parts[::2], parts[1::2])] == whole
     shares = []
     for rank in range(2):
@@ -65,7 +65,7 @@ def test_processes_and_parts_share_the_same_batches(as_process):
         shares.append(take(loader, 5))
     assert [first + second for first, second in zip(*shares)] == whole
     as_process(1, 2)
-    assert [part for (part,) in take(loader, 10, accumulate=2)] == [
+    assert [part for (part,) in take(loader, 10, grad_accum_steps=2)] == [
         sample for batch in whole for sample in (batch[1], batch[3])
     ]
 
@@ -73,12 +73,12 @@ def test_processes_and_parts_share_the_same_batches(as_process):
 def test_a_batch_that_cannot_be_shared_evenly(as_process):
     loader = TrainingLoader(RECORDS, mapper=draw, total_batch_size=6)
     as_process(0, 2)
-    with pytest.raises(ConfigError, match="a batch of 6 pictures cannot .* among 2 process.*of 4 "):
-        take(loader, 1, accumulate=2)
+    with pytest.raises(ConfigError, match="a batch of 6 images cannot .* among 2 process.*of 4 "):
+        take(loader, 1, grad_accum_steps=2)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_broken_picture_stops_the_loader_with_its_own_words(num_workers):
+def test_a_broken_image_stops_the_loader_with_its_own_words(num_workers):
     loader = TrainingLoader(RECORDS, mapper=refuse(3), total_batch_size=5, num_workers=num_workers)
     with pytest.raises(ImageError) as error:
         take(loader, 4)
@@ -90,7 +90,7 @@ def test_a_broken_picture_stops_the_loader_with_its_own_words(num_workers):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_broken_pictures_are_replaced_and_listed(num_workers, caplog):
+def test_broken_images_are_replaced_and_listed(num_workers, caplog):
     def loader():
         return TrainingLoader(
             RECORDS,
@@ -111,15 +111,15 @@ def test_broken_pictures_are_replaced_and_listed(num_workers, caplog):
     assert take(again, 10, start=10) == batches[10:]
 
 
-def test_a_data_set_of_broken_pictures_is_not_searched_forever():
+def test_a_dataset_of_broken_images_is_not_searched_forever():
     loader = TrainingLoader(
         RECORDS, mapper=refuse(*range(10)), total_batch_size=2, on_bad_image="skip"
     )
-    with pytest.raises(DatasetError, match="21 pictures in a row .* the last: '.*png' is broken"):
+    with pytest.raises(DatasetError, match="21 images in a row .* the last: '.*png' is broken"):
         take(loader, 1)
 
 
-def test_evaluation_sees_each_picture_once_and_leaves_out_broken_ones():
+def test_evaluation_sees_each_image_once_and_leaves_out_broken_ones():
     loader = EvaluationLoader(
         RECORDS, mapper=refuse(0, 1, 7), batch_size=2, on_bad_image="skip", num_workers=2
     )
@@ -131,13 +131,13 @@ def test_evaluation_sees_each_picture_once_and_leaves_out_broken_ones():
 
 
 def test_what_cannot_be_loaded():
-    with pytest.raises(DatasetError, match="there is no picture to train on"):
+    with pytest.raises(DatasetError, match="there is no image to train on"):
         TrainingLoader([], mapper=draw, total_batch_size=1)
     with pytest.raises(ConfigError, match="total_batch_size must be positive, not 0"):
         TrainingLoader(RECORDS, mapper=draw, total_batch_size=0)
     with pytest.raises(ConfigError, match="data.on_bad_image must be one of raise, skip, not 'ig"):
         EvaluationLoader(RECORDS, mapper=draw, on_bad_image="ignore")
-    with pytest.raises(DatasetError, match="there is no picture to evaluate on"):
+    with pytest.raises(DatasetError, match="there is no image to evaluate on"):
         EvaluationLoader([], mapper=draw)
 
 
@@ -147,7 +147,7 @@ def test_rare_classes_are_seen_more_often():
         for record in RECORDS
     ]
     loader = TrainingLoader(records, mapper=draw, total_batch_size=1, repeat_threshold=0.4)
-    # One picture in ten has the class, so it is repeated sqrt(0.4 / 0.1) = 2 times.
+    # One image in ten has the class, so it is repeated sqrt(0.4 / 0.1) = 2 times.
     assert loader.repeat_factors.tolist() == [1, 2] + 8 * [1]
     counts = [sample["number"] for (sample,) in take(loader, 110)].count(1)
     assert counts == 20

@@ -85,7 +85,7 @@ def test_samples_are_those_of_detectron2(options, shapes_root):
 
 
 @pytest.mark.parametrize("name", ["coco", "coco_lsj"])
-def test_published_augmentations_crop_pictures_with_masks(name, cropping, shapes_root):
+def test_published_augmentations_crop_images_with_masks(name, cropping, shapes_root):
     mapper = cropping[name]
     np.random.seed(0)
     for record in DatasetCatalog.get("shapes_val")[:6]:
@@ -96,7 +96,7 @@ def test_published_augmentations_crop_pictures_with_masks(name, cropping, shapes
         assert (masks[:, 2:] <= boxes[:, 2:] + 1).all()
 
 
-def test_label_maps_are_augmented_with_their_picture(record, tmp_path):
+def test_label_maps_are_augmented_with_their_image(record, tmp_path):
     labels = np.arange(128 * 128, dtype=np.uint8).reshape(128, 128) % 21
     Image.fromarray(labels).save(tmp_path / "labels.png")
     record = {**record, "sem_seg_file_name": str(tmp_path / "labels.png")}
@@ -117,7 +117,7 @@ def test_indexes_into_a_palette_are_labels(record, tmp_path):
 
 
 @pytest.mark.parametrize("recompute_boxes", [False, True])
-def test_a_picture_of_crowds_alone_has_no_instances(recompute_boxes, record):
+def test_a_image_of_crowds_alone_has_no_instances(recompute_boxes, record):
     for annotation in record["annotations"]:
         annotation["iscrowd"] = 1
     mapper = DatasetMapper(

@@ -13,15 +13,15 @@ def take(sequence, number, start=0):
     return list(itertools.islice(sequence.batches(start), number))
 
 
-def test_batches_hold_pictures_of_one_orientation():
+def test_batches_hold_images_of_one_orientation():
     for batch in take(BatchSequence(WIDE, 4, seed=0), 30):
         assert len(batch) == 4
         assert len({WIDE[index] for index, _ in batch}) == 1
 
 
-def test_each_pass_sees_each_picture_once_in_an_order_of_its_own():
+def test_each_pass_sees_each_image_once_in_an_order_of_its_own():
     drawn = sorted(((p, i) for batch in take(BatchSequence(WIDE, 2, seed=0), 60) for i, p in batch))
-    # Unfinished batches hold at most one picture of either kind back.
+    # Unfinished batches hold at most one image of either kind back.
     orders = [[i for p, i in drawn if p // 12 == epoch] for epoch in range(9)]
     for order in orders[:8]:
         assert sorted(order) == list(range(12))
@@ -48,5 +48,5 @@ def test_repeat_factors_are_met_on_average():
     factors = torch.tensor([1.0, 2.5, 1.0, 4.0])
     sequence = BatchSequence([False] * 4, 1, seed=0, repeat_factors=factors)
     counts = Counter(index for ((index, _),) in take(sequence, 850))
-    # 8.5 pictures a pass, so 100 passes.
+    # 8.5 images a pass, so 100 passes.
     assert [counts[index] / 100 for index in range(4)] == pytest.approx([1, 2.5, 1, 4], abs=0.1)

@@ -32,7 +32,7 @@ def scenes(count, height=128, width=128, max_shapes=5, crowd_fraction=0.2, seed=
         yield draw_scene(rng, height, width, max_shapes, crowd_fraction)[:2]
 
 
-def pictures(folder):
+def images(folder):
     return {path.name: cv2.imread(str(path)) for path in sorted((folder / "images").iterdir())}
 
 
@@ -47,7 +47,7 @@ def python(code, *arguments):
     )
 
 
-def test_same_seed_gives_the_same_bytes_and_another_seed_other_pictures(tmp_path):
+def test_same_seed_gives_the_same_bytes_and_another_seed_other_images(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         generate_shapes(tmp_path / name, 6, 96, seed)
     files = {
@@ -63,15 +63,15 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_other_pictures(tmp_path
     assert all(files["a"][name] != files["c"][name] for name in files["a"])
 
 
-def test_a_larger_data_set_begins_with_the_smaller_one(tmp_path):
+def test_a_larger_dataset_begins_with_the_smaller_one(tmp_path):
     few = generate_shapes(tmp_path / "few", 5, (80, 112), 0, crowd_fraction=0.5)
     many = generate_shapes(tmp_path / "many", 9, (80, 112), 0, crowd_fraction=0.5)
     assert many["images"][:5] == few["images"]
     assert many["annotations"][: len(few["annotations"])] == few["annotations"]
-    few_pictures, many_pictures = pictures(tmp_path / "few"), pictures(tmp_path / "many")
-    for name, picture in few_pictures.items():
-        assert picture.shape == (80, 112, 3)
-        assert np.array_equal(picture, many_pictures[name])
+    few_images, many_images = images(tmp_path / "few"), images(tmp_path / "many")
+    for name, image in few_images.items():
+        assert image.shape == (80, 112, 3)
+        assert np.array_equal(image, many_images[name])
 
 
 def test_file_is_coco_format(tmp_path):
@@ -79,7 +79,7 @@ def test_file_is_coco_format(tmp_path):
     dataset = json.loads((tmp_path / "set" / "annotations.json").read_text())
     assert dataset == returned
     assert [image["id"] for image in dataset["images"]] == list(range(1, 41))
-    assert sorted(pictures(tmp_path / "set")) == [i["file_name"] for i in dataset["images"]]
+    assert sorted(images(tmp_path / "set")) == [i["file_name"] for i in dataset["images"]]
     ids = [annotation["id"] for annotation in dataset["annotations"]]
     assert ids == list(range(1, len(ids) + 1))
     assert [category["id"] for category in dataset["categories"]] == [1, 2, 3, 4, 5]
@@ -110,7 +110,7 @@ def test_polygons_cover_what_is_visible(height, width):
     assert different <= 0.05 * visible
 
 
-def test_masks_of_one_picture_do_not_overlap():
+def test_masks_of_one_image_do_not_overlap():
     for _, objects in scenes(60, max_shapes=12):
         assert sum(scene_object.mask.astype(int) for scene_object in objects).max() == 1
 
@@ -197,14 +197,14 @@ def test_arguments_out_of_range_are_refused(tmp_path, changes, message):
     assert not any(tmp_path.iterdir())
 
 
-def test_only_its_own_data_sets_are_overwritten(tmp_path):
+def test_only_its_custom_dataset_sets_are_overwritten(tmp_path):
     output = tmp_path / "set"
     output.mkdir()
     generate_shapes(output, 3, 64, 0)  # an empty folder is fine
-    with pytest.raises(FileExistsError, match="already holds a generated data set"):
+    with pytest.raises(FileExistsError, match="already holds a generated dataset"):
         generate_shapes(output, 2, 64, 0)
     generate_shapes(output, 2, 64, 0, overwrite=True)
-    assert len(pictures(output)) == 2
+    assert len(images(output)) == 2
 
     (output / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="holds something else"):
@@ -235,10 +235,10 @@ def test_an_interrupted_run_leaves_nothing_half_made(tmp_path, stop_signal):
     if stop_signal == signal.SIGINT:
         assert not any(tmp_path.iterdir())
     generate_shapes(output, 2, 64, 0)
-    assert len(pictures(output)) == 2
+    assert len(images(output)) == 2
 
 
-def test_processes_that_start_at_once_share_one_data_set(tmp_path):
+def test_processes_that_start_at_once_share_one_dataset(tmp_path):
     code = (
         "import sys; from detectron2.data import DatasetCatalog;"
         "from mvit_det.data import register_shapes; register_shapes(sys.argv[1]);"
@@ -264,11 +264,11 @@ def test_a_process_that_finishes_second_keeps_the_first_result(tmp_path, monkeyp
     monkeypatch.setattr("mvit_det.data.shapes.draw_scene", draw_late)
     with pytest.raises(FileExistsError, match="was written by another process"):
         generate_shapes(output, 2, 64, 0)
-    assert len(pictures(output)) == 3
+    assert len(images(output)) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_registered_data_sets_load_in_detectron2(shapes_root):
+def test_registered_datasets_load_in_detectron2(shapes_root):
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     register_shapes(shapes_root)  # again: harmless

@@ -4,7 +4,7 @@ A test of a page prepares the files that the page speaks of in a folder of its o
 page to `run_page`:
 
     def test_prediction(run_page, tmp_path):
-        Image.fromarray(picture).save(tmp_path / "photo.jpg")
+        Image.fromarray(image).save(tmp_path / "photo.jpg")
         run_page("prediction.md", tmp_path)
         assert (tmp_path / "output" / "demo_predictions" / "photo.jpg").exists()
 
@@ -136,7 +136,7 @@ def run_text():
 
 @pytest.fixture
 def write_parts():
-    """Writes `parts` into a folder: twelve pictures of three kinds of parts, as the pages say."""
+    """Writes `parts` into a folder: twelve images of three kinds of parts, as the pages say."""
 
     def write(folder):
         classes = {1: 10, 2: 10, 3: 20, 4: 20, 5: 70}

@@ -9,10 +9,10 @@ import pytest
 from detectron2.config import LazyConfig
 from omegaconf import ListConfig, OmegaConf
 
+from mvit_det.config import load_config
+from mvit_det.config.schema import FIELDS
+from mvit_det.config.validation import find_unknown
 from mvit_det.data.shapes import generate_shapes
-from mvit_det.engine import load_config
-from mvit_det.engine.fields import FIELDS
-from mvit_det.engine.validation import find_unknown
 from mvit_det.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +76,7 @@ def test_other_defaults_are_those_of_the_config(entry):
 
 
 def test_everything_on_the_page_runs(run_page, tmp_path, capsys):
-    # Few pictures, to be done with evaluating them.
+    # Few images, to be done with evaluating them.
     for seed, (split, count) in enumerate({"train": 16, "val": 4}.items()):
         generate_shapes(tmp_path / "datasets" / "shapes" / split, count, 128, seed)
     (trained, _) = run_page(PAGE.name, tmp_path, DETECTRON2_DATASETS=str(tmp_path / "datasets"))

@@ -11,9 +11,9 @@ from PIL import Image
 from mvit_det import model_zoo
 from mvit_det.checkpoint import Checkpointer
 from mvit_det.checkpoint.download import cache_path
+from mvit_det.config import load_config
 from mvit_det.data.images import read_image
 from mvit_det.data.shapes import generate_shapes
-from mvit_det.engine import load_config
 from mvit_det.prediction.video import VideoReader, VideoWriter
 
 
@@ -30,15 +30,13 @@ def write_training(folder):
 def test_prediction(run_page, tmp_path, monkeypatch, capsys):
     write_training(tmp_path / "output")
     generate_shapes(tmp_path / "shapes", num_images=4, size=(64, 96), seed=0)
-    pictures = [read_image(path) for path in sorted((tmp_path / "shapes" / "images").glob("*.png"))]
-    for name, picture in zip(
-        ("photo.jpg", "photos/1.jpg", "photos/2.jpg", "more/a/4.png"), pictures
-    ):
+    images = [read_image(path) for path in sorted((tmp_path / "shapes" / "images").glob("*.png"))]
+    for name, image in zip(("photo.jpg", "photos/1.jpg", "photos/2.jpg", "more/a/4.png"), images):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(tmp_path / name)
+        Image.fromarray(image).save(tmp_path / name)
     with VideoWriter(tmp_path / "clip.mp4", 10) as video:
-        for picture in pictures:
-            video.write(picture)
+        for image in images:
+            video.write(image)
     # Where the download of a published detector would be.
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / ".cache"))
     weights = cache_path(model_zoo.MODELS["mask_rcnn_mvitv2_t"].url)
@@ -58,11 +56,11 @@ def test_prediction(run_page, tmp_path, monkeypatch, capsys):
         assert drawn.shape == original.shape
         assert (np.abs(drawn.astype(int) - original).max(axis=2) > 60).mean() > 0.02
     assert json.loads((tmp_path / "photo.json").read_text())
-    assert "in 4 pictures and 1 videos (4 frames); wrote them to 'found'" in found
+    assert "in 4 images and 1 videos (4 frames); wrote them to 'found'" in found
     assert found.splitlines()[-6:] == [
         *("1.jpg", "2.jpg", "4.png", "clip.mp4", "photo.jpg", "predictions.json")
     ]
     with VideoReader(tmp_path / "found" / "clip.mp4") as reader:
         assert len(list(reader)) == 4
-    assert "in 1 pictures" in published
+    assert "in 1 images" in published
     assert (tmp_path / "photo_coco.png").exists()

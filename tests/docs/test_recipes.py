@@ -9,7 +9,7 @@ import torch
 from detectron2.config import instantiate
 
 from mvit_det.benchmarking.memory_estimate import GIB, RESERVE, RESERVE_SHARE, total_bytes
-from mvit_det.engine import load_config
+from mvit_det.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "recipes.md"
@@ -35,7 +35,7 @@ def test_recipes_are_what_the_page_says():
     assert sorted(table) == sorted(path.stem for path in RECIPES.glob("*.py"))
     for name, row in table.items():
         config = load_config(RECIPES / f"{name}.py")
-        batch, parts = config.dataloader.train.total_batch_size, config.train.accumulate
+        batch, parts = config.dataloader.train.total_batch_size, config.train.grad_accum_steps
         assert row["at once × parts = step"] == f"{batch // parts} × {parts} = {batch}"
         assert float(row["learning rate"]) == pytest.approx(config.optimizer.lr)
         assert int(row["iterations"].replace(",", "")) == config.train.max_iter
@@ -51,13 +51,13 @@ def test_estimates_add_up_and_leave_memory_free():
         total = float(row.pop("all (GiB)"))
         assert summary[name]["estimated memory"] == f"{total} GiB"
         assert total <= LARGEST_SHARE * float(summary[name]["GPU"].removesuffix(" GB"))
-        pictures, each = map(float, row.pop("pictures × each").split(" × "))
+        images, each = map(float, row.pop("images × each").split(" × "))
         reserve = float(row.pop("reserve"))
-        counted = pictures * each + sum(map(float, row.values()))
+        counted = images * each + sum(map(float, row.values()))
         assert reserve == pytest.approx(RESERVE / GIB + RESERVE_SHARE * counted, abs=0.02)
         assert total == pytest.approx(counted + reserve, abs=0.1)
         config = load_config(RECIPES / f"{name}.py")
-        assert pictures * config.train.accumulate == config.dataloader.train.total_batch_size
+        assert images * config.train.grad_accum_steps == config.dataloader.train.total_batch_size
         with torch.device("meta"):
             model = instantiate(config.model)
         assert float(row["parameters"]) == round(total_bytes(model.parameters()) / GIB, 2)
@@ -65,7 +65,7 @@ def test_estimates_add_up_and_leave_memory_free():
 
 def test_commands(run_text, write_parts, tmp_path, capsys):
     write_parts(tmp_path)
-    # A small model in the place of the page's, smaller pictures to estimate its memory for, fewer
+    # A small model in the place of the page's, smaller images to estimate its memory for, fewer
     # epochs, and one evaluation instead of one for each of them.
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     coco = tmp_path / "configs" / "COCO"
@@ -78,14 +78,14 @@ def test_commands(run_text, write_parts, tmp_path, capsys):
     for big, small in (
         ("--size 1250 1333", "--size 125 133"),
         ("--epochs 12", "--epochs 7"),
-        ("output/parts", "output/parts train.eval_period=0 train.sheet_images=0"),
+        ("output/parts", "output/parts train.eval_period=0 train.visualized_images=0"),
     ):
         assert text.count(big) == 1
         text = text.replace(big, small)
 
     trained, estimated = run_text(text, tmp_path)
 
-    assert "Schedule: 7 iterations of 8 pictures in 4 part(s) per process" in trained
+    assert "Schedule: 7 iterations of 8 images in 4 part(s) per process" in trained
     saved = torch.load(tmp_path / "output" / "parts" / "model_final.pth", weights_only=True)
     assert saved["iteration"] == 6
     for folder in ("evaluation", "evaluation_ema"):

@@ -20,7 +20,7 @@ def test_reliability(run_page, tmp_path):
         generate_shapes(tmp_path / "shapes" / split, number, 64, seed=0)
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     with open(tmp_path / "configs" / "shapes" / "mask_rcnn_mvitv2_pico.py", "a") as config:
-        config.write("\ntrain.max_iter = 2\ntrain.sheet_images = 0\n")
+        config.write("\ntrain.max_iter = 2\ntrain.visualized_images = 0\n")
     (printed,) = run_page("reliability.md", tmp_path, DETECTRON2_DATASETS=str(tmp_path))
     assert "Training from iteration 0 to 2" in printed
     checkpoint = tmp_path / "output" / "reliable" / "model_final.pth"

@@ -8,7 +8,7 @@ from tests.engine.trainings import Run, load
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Starts trainings on a dozen small pictures."""
+    """Starts trainings on a dozen small images."""
     datasets = tmp_path_factory.mktemp("few")
     generate_shapes(datasets / "shapes" / "train", 12, 64, seed=0, max_shapes=2)
     generate_shapes(datasets / "shapes" / "val", 3, 64, seed=1, max_shapes=2)

@@ -1,6 +1,6 @@
 """Trains a linear model on generated vectors over several processes, and saves its weights.
 
-Losses are means over pictures, and nothing is random: so any split of the batch is the same.
+Losses are means over images, and nothing is random: so any split of the batch is the same.
 """
 
 import sys
@@ -17,8 +17,8 @@ from mvit_det.engine.trainer import Trainer
 RECORDS = [{"width": 1, "height": 1, "number": number} for number in range(24)]
 
 
-def picture(record):
-    """A vector to fit, different for each picture."""
+def image(record):
+    """A vector to fit, different for each image."""
     return torch.linspace(-1, 1, 5) * (1 + record["number"] % 7) + record["number"]
 
 
@@ -35,18 +35,18 @@ class Regression(nn.Module):
         return {"loss": (self.layers(vectors)[:, 0] - vectors.sum(1)).square().mean()}
 
 
-def train(output, accumulate, parallel="ddp"):
+def train(output, grad_accum_steps, parallel="ddp"):
     """Three steps; the weights go to `output`."""
     model = parallelize(Regression(), parallel, "cpu", {})
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    loader = TrainingLoader(RECORDS, mapper=picture, total_batch_size=8)
+    loader = TrainingLoader(RECORDS, mapper=image, total_batch_size=8)
     trainer = Trainer(
-        model, loader, optimizer, device="cpu", accumulate=accumulate, clip_gradient_norm=0.5
+        model, loader, optimizer, device="cpu", grad_accum_steps=grad_accum_steps, max_grad_norm=0.5
     )
     trainer.train(0, 3)
     Checkpointer(model, output).save("model")
 
 
 if __name__ == "__main__":
-    output, accumulate, *parallel = sys.argv[1:]
-    launch(train, (output, int(accumulate), *parallel), device="cpu")
+    output, grad_accum_steps, *parallel = sys.argv[1:]
+    launch(train, (output, int(grad_accum_steps), *parallel), device="cpu")

@@ -24,10 +24,11 @@ from PIL import Image
 from torch import nn
 
 from mvit_det.checkpoint import read_weights
+from mvit_det.config import load_config, resolve_device
 from mvit_det.data import DatasetMapper
 from mvit_det.data.annotations import MOST_OBJECTS
 from mvit_det.data.registration import register_coco_json
-from mvit_det.engine import evaluate, evaluate_checkpoint, load_config, resolve_device, train
+from mvit_det.engine import evaluate, evaluate_checkpoint, train
 from mvit_det.errors import ConfigError, ImageError, OutputError
 from tests.engine.trainings import children_of, read_until
 
@@ -38,7 +39,7 @@ CASCADE = "shapes/cascade_mask_rcnn_mvitv2_pico.py"
 
 @dataclass(frozen=True)
 class Odd:
-    """Two pictures of a size, (height, width), with so many objects on each."""
+    """Two images of a size, (height, width), with so many objects on each."""
 
     name: str
     size: tuple[int, int] = (64, 64)
@@ -64,7 +65,7 @@ ODD = [
     Odd("4 × 4000", size=(4, 4000)),
     Odd("4000 × 4", size=(4000, 4)),
 ]
-PICTURES = [
+IMAGES = [
     Bad(
         "100,000 objects",
         dict(size=(64, 64), objects=100_000),
@@ -97,9 +98,9 @@ FOLDERS = [
 ]
 RUNS = [
     Bad(
-        "damaged picture",
+        "damaged image",
         ["dataloader.train.num_workers=2"],
-        r"the picture '.*train/images/00000\d.png' is cut short or damaged .*leave it out",
+        r"the image '.*train/images/00000\d.png' is cut short or damaged .*leave it out",
     ),
     Bad(
         "diverging",
@@ -110,21 +111,21 @@ RUNS = [
     ),
 ]
 # All of them, to be counted.
-CASES = [*ODD, *PICTURES, *FOLDERS, *RUNS]
+CASES = [*ODD, *IMAGES, *FOLDERS, *RUNS]
 
 
 def table(cases):
     return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
 
 
-def write(folder, size=(64, 64), objects=3, crowd=0, pictures=2):
-    """Pictures of noise with squares for objects; returns the name of the registered data set."""
+def write(folder, size=(64, 64), objects=3, crowd=0, num_images=2):
+    """Images of noise with squares for objects; returns the name of the registered dataset."""
     generator = np.random.default_rng(0)
     folder.mkdir(parents=True)
     height, width = size
     side = min(*size, 8)
     images, annotations = [], []
-    for image in range(1, pictures + 1):
+    for image in range(1, num_images + 1):
         pixels = generator.integers(0, 256, (*size, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{image}.png")
         images.append({"id": image, "file_name": f"{image}.png", "height": height, "width": width})
@@ -161,7 +162,7 @@ def make_config(output, training, validation, *overrides, path=PICO):
             f"train.output_dir={output}",
             "train.max_iter=2",
             "train.log_period=1",
-            "train.sheet_images=0",
+            "train.visualized_images=0",
             "dataloader.train.total_batch_size=2",
             *overrides,
         ],
@@ -182,7 +183,7 @@ def validation(tmp_path):
 
 
 @table(ODD)
-def test_odd_pictures_are_trained_on_and_evaluated(case, tmp_path):
+def test_odd_images_are_trained_on_and_evaluated(case, tmp_path):
     name = write(tmp_path / "data", case.size, case.objects, case.crowd)
     results = train(make_config(tmp_path, name, name, path=case.config))
     losses = [line["total_loss"] for line in metrics(tmp_path) if "total_loss" in line]
@@ -193,13 +194,13 @@ def test_odd_pictures_are_trained_on_and_evaluated(case, tmp_path):
     assert math.isnan(results["bbox"]["AP"]) == (not case.objects or bool(case.crowd))
 
 
-@table(PICTURES)
-def test_pictures_that_no_training_can_take(case, tmp_path):
+@table(IMAGES)
+def test_images_that_no_training_can_take(case, tmp_path):
     height, width = case.given["size"]
-    Image.new("RGB", (width, height)).save(tmp_path / "picture.png")
+    Image.new("RGB", (width, height)).save(tmp_path / "image.png")
     annotation = {"bbox": [0, 0, 2, 2], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
     record = {
-        "file_name": str(tmp_path / "picture.png"),
+        "file_name": str(tmp_path / "image.png"),
         "height": height,
         "width": width,
         "annotations": [annotation] * case.given["objects"],
@@ -219,21 +220,21 @@ def test_pictures_that_no_training_can_take(case, tmp_path):
 
 def test_any_number_of_objects_is_evaluated(tmp_path):
     """Of which the first hundred, for sure: a precision of 1 at the least of 101 recalls."""
-    name = write(tmp_path / "data", objects=20_000, pictures=1)
+    name = write(tmp_path / "data", objects=20_000, num_images=1)
     results = evaluate(make_config(tmp_path, name, name), Oracle(name))
     for task in ("bbox", "segm"):
         assert results[task]["AP"] == pytest.approx(100 / 101)
 
 
 class Oracle(nn.Module):
-    """Finds the first hundred objects of each picture, with masks."""
+    """Finds the first hundred objects of each image, with masks."""
 
     def __init__(self, name):
         super().__init__()
         self.records = {record["image_id"]: record for record in DatasetCatalog.get(name)}
 
     def forward(self, batch):
-        return [{"instances": self.find(self.records[picture["image_id"]])} for picture in batch]
+        return [{"instances": self.find(self.records[image["image_id"]])} for image in batch]
 
     def find(self, record):
         annotations = record["annotations"][:100]
@@ -255,13 +256,13 @@ def damage(path):
     path.write_bytes(path.read_bytes()[:-600])
 
 
-def test_pictures_that_are_skipped_are_listed_and_their_objects_missed(tmp_path, caplog):
+def test_images_that_are_skipped_are_listed_and_their_objects_missed(tmp_path, caplog):
     names = [write(tmp_path / split, objects=1) for split in ("training", "validation")]
     damage(tmp_path / "training" / "2.png")
     damage(tmp_path / "validation" / "1.png")
     config = make_config(tmp_path, *names, "data.on_bad_image=skip")
     train(config)
-    listed = re.search(r"Pictures that were skipped \(1\):\n(.*)", caplog.text)
+    listed = re.search(r"Images that were skipped \(1\):\n(.*)", caplog.text)
     assert "training/2.png' is cut short or damaged" in listed[1]
     assert re.search("Skipped 1 so far: .*validation/1.png' is cut short", caplog.text)
     # One of two objects is found, for sure: a precision of 1 at 51 of 101 values of recall.
@@ -272,7 +273,7 @@ def test_pictures_that_are_skipped_are_listed_and_their_objects_missed(tmp_path,
 
 @pytest.fixture
 def damaged(run, tmp_path):
-    """The pictures of `run`, each of which is cut short."""
+    """The images of `run`, each of which is cut short."""
     root = tmp_path / "datasets"
     for name in ("train", "val"):
         (root / "shapes" / name / "images").mkdir(parents=True)
@@ -288,7 +289,7 @@ def damaged(run, tmp_path):
 @table(RUNS)
 def test_a_training_that_cannot_go_on_says_why(case, run, request, tmp_path):
     environment = {}
-    if case.name == "damaged picture":
+    if case.name == "damaged image":
         environment["DETECTRON2_DATASETS"] = str(request.getfixturevalue("damaged"))
     code, printed = run(tmp_path / "output", *case.given, check=False, **environment)
     assert code == 1
@@ -298,13 +299,13 @@ def test_a_training_that_cannot_go_on_says_why(case, run, request, tmp_path):
     if case.name == "diverging":
         (report,) = re.findall("down in '(.*?)'", last)
         (part,) = json.loads(Path(report).read_text())["batch"]
-        assert len(part["pictures"]) == 4
+        assert len(part["images"]) == 4
         checkpoint = (tmp_path / "output" / "last_checkpoint").read_text()
         weights = read_weights(tmp_path / "output" / checkpoint)
         assert all(tensor.isfinite().all() for tensor in weights.tensors.values())
 
 
-def test_a_process_that_loads_pictures_is_killed(run, tmp_path):
+def test_a_process_that_loads_images_is_killed(run, tmp_path):
     process = run.start(
         tmp_path,
         "train.max_iter=100000",
@@ -322,7 +323,7 @@ def test_a_process_that_loads_pictures_is_killed(run, tmp_path):
     assert process.returncode == 1
     assert "Traceback" not in printed
     assert printed.strip().splitlines()[-1] == (
-        f"error: a process that loads pictures (pid {killed.pid}) was ended by a signal (Killed); "
+        f"error: a process that loads images (pid {killed.pid}) was ended by a signal (Killed); "
         "the machine may have run out of memory, see 'dmesg': use fewer such processes "
         "(dataloader.train.num_workers and dataloader.test.num_workers; 0 does without), and go "
         "on with '--resume'"

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from mvit_det.checkpoint import Checkpointer
-from mvit_det.engine.averaging import WeightAverage
+from mvit_det.engine.ema import ModelEMA
 from mvit_det.engine.hooks import Checkpoints, Evaluations
 from mvit_det.engine.trainer import Trainer
 from mvit_det.errors import OutputError
@@ -39,7 +39,7 @@ def run(
         model, [None] * steps, torch.optim.SGD(model.parameters(), lr=1.0), device="cpu"
     )
     checkpointer = Checkpointer(model, folder, class_names=["thing"])
-    averaged = WeightAverage(model, 0.5, 0) if average else None
+    averaged = ModelEMA(model, 0.5, 0) if average else None
     evaluations = Evaluations(
         evaluate,
         period,

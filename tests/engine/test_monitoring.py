@@ -76,7 +76,7 @@ def test_speed_and_memory_are_recorded_everywhere(run, caplog):
     assert lines[1].startswith("eta: 0:00:00  ")
 
 
-def test_a_picture_is_drawn_at_every_evaluation_and_at_the_end(run, monkeypatch):
+def test_a_image_is_drawn_at_every_evaluation_and_at_the_end(run, monkeypatch):
     drawn = []
     monkeypatch.setattr(
         "mvit_det.engine.monitoring.save_training_plot",
@@ -86,7 +86,7 @@ def test_a_picture_is_drawn_at_every_evaluation_and_at_the_end(run, monkeypatch)
     assert drawn == [(4, "training.png"), (8, "training.png"), (10, "training.png")]
 
 
-def test_the_picture_of_a_training_that_broke_off_is_drawn(run, monkeypatch, tmp_path):
+def test_the_image_of_a_training_that_broke_off_is_drawn(run, monkeypatch, tmp_path):
     def fail(self, batch):
         if self.calls == 3:
             raise RuntimeError("broke off")
@@ -101,7 +101,7 @@ def test_the_picture_of_a_training_that_broke_off_is_drawn(run, monkeypatch, tmp
     assert (tmp_path / "training.png").stat().st_size > 10_000
 
 
-def test_a_picture_that_cannot_be_written_ends_no_training(run, tmp_path, caplog):
+def test_a_image_that_cannot_be_written_ends_no_training(run, tmp_path, caplog):
     (tmp_path / "training.png").mkdir()
     run(iterations=4, log_period=1)
-    assert "The training goes on without its picture: " in caplog.text
+    assert "The training goes on without its image: " in caplog.text

@@ -11,7 +11,7 @@ from mvit_det.modeling import MViTv2
 
 
 class Detector(nn.Module):
-    """A small detector: picture "bad" has an infinite loss, "cliff" a NaN gradient."""
+    """A small detector: image "bad" has an infinite loss, "cliff" a NaN gradient."""
 
     def __init__(self):
         super().__init__()
@@ -21,9 +21,9 @@ class Detector(nn.Module):
         self.head = nn.Linear(16, 1)
 
     def forward(self, batch):
-        image = torch.stack([picture["image"] for picture in batch])
+        image = torch.stack([image["image"] for image in batch])
         loss = self.head(self.backbone(image)["scale3"].mean((2, 3))).square().mean()
-        names = {picture["file_name"] for picture in batch}
+        names = {image["file_name"] for image in batch}
         if "worst.png" in names:
             # As Detectron2 does about proposals.
             raise FloatingPointError("Training has diverged.")
@@ -69,7 +69,7 @@ def test_a_step_that_is_left_out_changes_nothing(broken, tmp_path):
 
 
 def test_what_led_to_it_is_written_down(tmp_path, caplog):
-    make_trainer(["good", "bad"], 1, tmp_path, accumulate=2).train(0, 1)
+    make_trainer(["good", "bad"], 1, tmp_path, grad_accum_steps=2).train(0, 1)
     (path,) = (tmp_path / "nonfinite").iterdir()
     assert path.name == "iteration_0000000_process_0.json"
     assert "left this step out (1 in a row, at most 1); the batch, its losses" in caplog.text
@@ -79,7 +79,7 @@ def test_what_led_to_it_is_written_down(tmp_path, caplog):
     assert report["learning_rate"] == 0.01
     assert report["gradient_norm"] == "nan"
     good, bad = report["batch"]
-    assert good["pictures"] == [
+    assert good["images"] == [
         {"file_name": "good.png", "image_id": 7, "shape": [3, 32, 32], "objects": None}
     ]
     assert good["losses"]["loss_cls"] > 0
@@ -107,7 +107,7 @@ def test_too_many_in_a_row_end_the_training(tmp_path):
 
 
 def test_predictions_that_are_nan_end_the_training_at_once(tmp_path):
-    trainer = make_trainer(["good", "good", "worst"], 5, tmp_path, accumulate=3)
+    trainer = make_trainer(["good", "good", "worst"], 5, tmp_path, grad_accum_steps=3)
     before = weights(trainer)
     with pytest.raises(
         TrainingError, match="what the model predicts was infinite or NaN at iteration 0; the batch"
@@ -118,7 +118,7 @@ def test_predictions_that_are_nan_end_the_training_at_once(tmp_path):
     *good, worst = json.loads(path.read_text())["batch"]
     assert all(part["losses"]["loss_cls"] > 0 for part in good)
     assert worst["losses"] == {}
-    assert worst["pictures"][0]["file_name"] == "worst.png"
+    assert worst["images"][0]["file_name"] == "worst.png"
 
 
 def test_a_report_that_cannot_be_written_ends_no_training(tmp_path, caplog):

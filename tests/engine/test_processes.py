@@ -36,10 +36,10 @@ def start_regression(launcher, *arguments):
     )
 
 
-@pytest.mark.parametrize(("parallel", "accumulate"), [("ddp", 2), ("fsdp", 2)])
-def test_two_processes_train_as_one_does_with_the_whole_batch(parallel, accumulate, tmp_path):
+@pytest.mark.parametrize(("parallel", "grad_accum_steps"), [("ddp", 2), ("fsdp", 2)])
+def test_two_processes_train_as_one_does_with_the_whole_batch(parallel, grad_accum_steps, tmp_path):
     train(tmp_path / "one", 1)
-    process = start_regression(TORCHRUN, tmp_path / "two", str(accumulate), parallel)
+    process = start_regression(TORCHRUN, tmp_path / "two", str(grad_accum_steps), parallel)
     assert process.wait(timeout=120) == 0
     one, two = load(tmp_path / "one", "model"), load(tmp_path / "two", "model")
     assert largest_difference(one["model"], two["model"]) < TOLERANCE
@@ -65,7 +65,7 @@ def test_two_machines_train_as_one_does(tmp_path):
 def one_process(run, tmp_path_factory):
     """A detector, trained by one process in two parts per batch."""
     output = tmp_path_factory.mktemp("one")
-    run(output, "--accumulate", "2", STEPS)
+    run(output, "--grad-accum-steps", "2", STEPS)
     return output
 
 
@@ -89,7 +89,7 @@ def test_a_detector_trained_by_two_processes(run, one_process, tmp_path):
     assert differences(launched, restarted) == []
     alone = load(one_process)
     assert largest_difference(launched["model"], alone["model"]) < TOLERANCE
-    # The pictures are shared among the processes, and each is evaluated once.
+    # The images are shared among the processes, and each is evaluated once.
     predictions = torch.load(
         tmp_path / "launch" / "evaluation" / "instances_predictions.pth", weights_only=False
     )
@@ -101,7 +101,7 @@ def test_a_sharded_training_goes_on_in_one_piece_and_the_other_way_round(
 ):
     """Checkpoints are the same files, whatever number of processes write or read them."""
     shutil.copy(one_process / "model_0000002.pth", tmp_path)
-    sharded = (*LAUNCHER, "train.parallel=fsdp", "train.checkpointer.period=1")
+    sharded = (*LAUNCHER, "train.strategy=fsdp", "train.checkpointer.period=1")
     run(tmp_path, *sharded, "--resume", STEPS)
     expected, written = load(one_process), load(tmp_path)
     assert largest_difference(written["model"], expected["model"]) < TOLERANCE
@@ -110,13 +110,11 @@ def test_a_sharded_training_goes_on_in_one_piece_and_the_other_way_round(
         (tmp_path / name).unlink()
     checkpoint = load(tmp_path, "model_0000003")
     assert checkpoint.keys() == expected.keys()
-    run(tmp_path, "--resume", "--accumulate", "2", STEPS)
+    run(tmp_path, "--resume", "--grad-accum-steps", "2", STEPS)
     found = load(tmp_path)
     assert found["iteration"] == 3
     assert largest_difference(found["model"], expected["model"]) < TOLERANCE
-    averages = [
-        content["trainer"]["hooks"]["WeightAverage"]["average"] for content in (found, expected)
-    ]
+    averages = [content["trainer"]["hooks"]["ModelEMA"]["average"] for content in (found, expected)]
     assert largest_difference(*averages) < TOLERANCE
     assert found["trainer"]["optimizer"].keys() == expected["trainer"]["optimizer"].keys()
 
@@ -157,7 +155,7 @@ def test_a_signal_to_one_of_several_processes_stops_all(run, tmp_path):
 
 
 def test_a_mistake_is_said_once_by_each_process_and_without_a_traceback(run, tmp_path):
-    code, printed = run(tmp_path, *LAUNCHER, "train.accumulate=3", check=False)
+    code, printed = run(tmp_path, *LAUNCHER, "train.grad_accum_steps=3", check=False)
     assert code == 1
     assert "Traceback" not in printed
-    assert "error: a batch of 4 pictures cannot be split evenly among 2 process(es)" in printed
+    assert "error: a batch of 4 images cannot be split evenly among 2 process(es)" in printed

@@ -7,7 +7,8 @@ import torch
 from detectron2.config import instantiate
 
 from mvit_det import MViTv2Backbone
-from mvit_det.engine import load_config, resolve_device, train
+from mvit_det.config import load_config, resolve_device
+from mvit_det.engine import train
 from mvit_det.errors import ConfigError, DatasetError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -17,7 +18,12 @@ PICO = CONFIGS / "shapes" / "mask_rcnn_mvitv2_pico.py"
 def make_config(output, *overrides):
     config = load_config(
         PICO,
-        [f"train.output_dir={output}", "train.log_period=1", "train.sheet_images=0", *overrides],
+        [
+            f"train.output_dir={output}",
+            "train.log_period=1",
+            "train.visualized_images=0",
+            *overrides,
+        ],
     )
     resolve_device(config, "cpu")
     return config
@@ -29,26 +35,26 @@ def losses(output):
 
 
 @pytest.fixture
-def few_pictures(shapes_root, monkeypatch):
-    """Evaluates on four pictures, to be done with it."""
+def few_images(shapes_root, monkeypatch):
+    """Evaluates on four images, to be done with it."""
     from detectron2.data import DatasetCatalog
 
     load = DatasetCatalog.get
     monkeypatch.setattr(DatasetCatalog, "get", lambda name: load(name)[:4])
 
 
-@pytest.mark.usefixtures("few_pictures")
+@pytest.mark.usefixtures("few_images")
 @pytest.mark.parametrize("name", ["mask_rcnn_mvitv2_pico", "cascade_mask_rcnn_mvitv2_pico"])
 def test_every_quick_start_trains(name, tmp_path):
     config = load_config(CONFIGS / "shapes" / f"{name}.py", [f"train.output_dir={tmp_path}"])
-    config.train.update(max_iter=3, log_period=1, sheet_images=0)
+    config.train.update(max_iter=3, log_period=1, visualized_images=0)
     resolve_device(config, "cpu")
     results = train(config)
     assert set(results) == {"bbox", "segm"}
     assert len(losses(tmp_path)) == 3
 
 
-@pytest.mark.usefixtures("few_pictures")
+@pytest.mark.usefixtures("few_images")
 def test_heads_with_synchronised_norms_train_on_one_process(tmp_path):
     """As in the published cascades; an image without objects leaves the mask head no regions."""
     config = load_config(CONFIGS / "shapes" / "cascade_mask_rcnn_mvitv2_pico.py")
@@ -56,18 +62,18 @@ def test_heads_with_synchronised_norms_train_on_one_process(tmp_path):
         head.conv_norm = "naiveSyncBN_N"
     model = instantiate(config.model)
     config.dataloader.train.total_batch_size = 1
-    (picture,) = next(iter(instantiate(config.dataloader.train)))
-    picture["instances"] = picture["instances"][:0]
+    (image,) = next(iter(instantiate(config.dataloader.train)))
+    image["instances"] = image["instances"][:0]
     torch.manual_seed(0)
     from detectron2.utils.events import EventStorage
 
     with EventStorage():
-        sum(model([picture]).values()).backward()
+        sum(model([image]).values()).backward()
     assert all(buffer.isfinite().all() for buffer in model.buffers())
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.usefixtures("few_pictures")
+@pytest.mark.usefixtures("few_images")
 def test_bf16_on_the_cpu_trains(tmp_path):
     train(make_config(tmp_path, "train.max_iter=2", "train.amp.dtype=bf16"))
     assert len(losses(tmp_path)) == 2
@@ -98,6 +104,6 @@ def test_an_empty_schedule_is_refused(tmp_path):
         train(make_config(tmp_path, "train.max_iter=0"))
 
 
-def test_an_unknown_data_set_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="data set 'nowhere' is not registered; there are: "):
+def test_an_unkncustom_dataset_set_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="dataset 'nowhere' is not registered; there are: "):
         train(make_config(tmp_path, "dataloader.train.dataset.names=nowhere"))

@@ -52,7 +52,7 @@ def test_steps_equal_a_plain_loop():
 
 @pytest.mark.parametrize("norm", [1e-3, 0.1])
 def test_gradients_are_clipped_to_their_common_norm(norm):
-    trainer, _ = make_trainer(clip_gradient_norm=norm)
+    trainer, _ = make_trainer(max_grad_norm=norm)
     before = nn.utils.parameters_to_vector(trainer.model.parameters()).detach()
     train(trainer, 1)
     after = nn.utils.parameters_to_vector(trainer.model.parameters()).detach()
@@ -104,10 +104,10 @@ def test_state_of_a_training_that_trained_less_is_refused():
 
 @pytest.mark.parametrize("amp_dtype", [None, "bf16"])
 def test_accumulated_parts_are_the_mean_of_their_gradients(amp_dtype):
-    """And so equal the whole batch where losses are means over pictures."""
-    trainer, batches = make_trainer(clip_gradient_norm=0.1, amp_dtype=amp_dtype, accumulate=2)
+    """And so equal the whole batch where losses are means over images."""
+    trainer, batches = make_trainer(max_grad_norm=0.1, amp_dtype=amp_dtype, grad_accum_steps=2)
     train(trainer, 2)
-    whole, _ = make_trainer(clip_gradient_norm=0.1, amp_dtype=amp_dtype)
+    whole, _ = make_trainer(max_grad_norm=0.1, amp_dtype=amp_dtype)
     whole.data_loader = [torch.cat(batches[0:2]), torch.cat(batches[2:4])]
     train(whole, 2)
     for actual, expected in zip(trainer.model.parameters(), whole.model.parameters()):
@@ -118,7 +118,7 @@ def test_accumulated_parts_are_the_mean_of_their_gradients(amp_dtype):
 
 
 def test_metrics_are_those_of_the_whole_batch():
-    trainer, batches = make_trainer(accumulate=2)
+    trainer, batches = make_trainer(grad_accum_steps=2)
     model = copy.deepcopy(trainer.model)
     trainer.train(0, 1)
     expected = {name: loss.item() for name, loss in model(torch.cat(batches[:2])).items()}
@@ -175,10 +175,10 @@ class Steps(HookBase):
 
 def test_loss_scaling_changes_no_gradient_of_accumulated_parts():
     """Gradients are unscaled before they are clipped, and once for all parts."""
-    trainer, _ = make_trainer(clip_gradient_norm=0.1, amp_dtype="fp16", accumulate=2)
+    trainer, _ = make_trainer(max_grad_norm=0.1, amp_dtype="fp16", grad_accum_steps=2)
     trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     train(trainer, 2)
-    plain, _ = make_trainer(clip_gradient_norm=0.1, accumulate=2)
+    plain, _ = make_trainer(max_grad_norm=0.1, grad_accum_steps=2)
     train(plain, 2)
     for actual, expected in zip(trainer.model.parameters(), plain.model.parameters()):
         torch.testing.assert_close(actual, expected, atol=1e-3, rtol=1e-2)

@@ -1,4 +1,4 @@
-"""A training as a picture, and the file that it is drawn from."""
+"""A training as an image, and the file that it is drawn from."""
 
 import json
 

@@ -15,7 +15,7 @@ CONFIG = "configs/shapes/mask_rcnn_mvitv2_pico.py"
 
 
 class Run:
-    """Starts trainings of the quick start's model on a dozen pictures of 64 pixels."""
+    """Starts trainings of the quick start's model on a dozen images of 64 pixels."""
 
     def __init__(self, datasets):
         self.datasets = datasets
@@ -37,7 +37,7 @@ class Run:
                 f"train.output_dir={output}",
                 "train.max_iter=6",
                 "train.checkpointer.period=2",
-                "train.sheet_images=0",
+                "train.visualized_images=0",
                 "train.ema.enabled=True",
                 "lr_multiplier.warmup_length=0.5",
             ]

@@ -165,7 +165,7 @@ def test_a_model_that_finds_nothing_has_ap_0(shapes_root, caplog, blind_model):
 
 
 @pytest.mark.parametrize("annotations", [None, []])
-def test_a_data_set_without_annotations_has_no_ap(small_set, annotations, caplog, tmp_path):
+def test_a_dataset_without_annotations_has_no_ap(small_set, annotations, caplog, tmp_path):
     name = small_set(annotations)
     json_file = MetadataCatalog.get(name).json_file
     MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id = {7: 0, 9: 1}
@@ -222,7 +222,7 @@ def test_boxes_without_masks_are_evaluated_as_boxes(small_set, caplog):
     assert "annotations without masks: mask AP is left out" in caplog.text
 
 
-def test_a_class_that_the_data_set_lacks_is_an_error(small_set):
+def test_a_class_that_the_dataset_lacks_is_an_error(small_set):
     name = small_set([annotation(1)])
     evaluator = COCOEvaluator(name)
     evaluator.reset()
@@ -234,7 +234,7 @@ def test_a_class_that_the_data_set_lacks_is_an_error(small_set):
         evaluator.evaluate()
 
 
-def test_a_data_set_in_another_format_is_converted(tmp_path):
+def test_a_dataset_in_another_format_is_converted(tmp_path):
     record = {
         "file_name": "1.png",
         "image_id": 1,
@@ -260,7 +260,7 @@ def test_a_data_set_in_another_format_is_converted(tmp_path):
         MetadataCatalog.remove(name)
 
 
-def test_unknown_data_sets_and_tasks_are_refused(shapes_root):
+def test_unkncustom_dataset_sets_and_tasks_are_refused(shapes_root):
     with pytest.raises(ValueError, match="'shapes_vla' is not registered; there are: .*shapes_val"):
         COCOEvaluator("shapes_vla")
     with pytest.raises(ValueError, match=r"tasks contains \['keypoints'\]; allowed are"):

@@ -10,8 +10,8 @@ from timm.models.mvitv2 import MultiScaleVit, model_cfgs
 import mvit_det
 from mvit_det import MViTv2Classifier, model_zoo
 from mvit_det.checkpoint import load_weights
-from mvit_det.checkpoint.accounting import Outcome
 from mvit_det.checkpoint.formats import recognise, to_timm
+from mvit_det.checkpoint.load_report import KeyStatus
 from mvit_det.errors import CheckpointError
 
 # timm's name, ours, and what differs from the size in the published weights.
@@ -79,11 +79,9 @@ def test_logits_equal_timm(name, tmp_path):
     randomize(reference)
     torch.save(reference.state_dict(), tmp_path / "timm.pth")
     model = make(size, **thin, **differing).eval()
-    accounting = load_weights(model, tmp_path / "timm.pth")
-    assert "timm" in accounting.title
-    assert (
-        len(accounting.keys(Outcome.LOADED)) == len(model.state_dict()) == len(accounting.entries)
-    )
+    report = load_weights(model, tmp_path / "timm.pth")
+    assert "timm" in report.title
+    assert len(report.keys(KeyStatus.LOADED)) == len(model.state_dict()) == len(report.entries)
     images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         logits, expected = model(images), reference(images)
@@ -155,9 +153,9 @@ def test_files_of_facebookresearch(class_token, expand_attn, tmp_path):
         for name, tensor in source.state_dict().items()
     }
     torch.save({"epoch": 300, "model_state": state, "cfg": "…"}, tmp_path / "MViTv2.pyth")
-    accounting = load_weights(target, tmp_path / "MViTv2.pyth")
-    assert f"(facebookresearch/mvit, expand_attn={expand_attn})" in accounting.title
-    assert not accounting.keys(Outcome.DROPPED)
+    report = load_weights(target, tmp_path / "MViTv2.pyth")
+    assert f"(facebookresearch/mvit, expand_attn={expand_attn})" in report.title
+    assert not report.keys(KeyStatus.DROPPED)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(target(images), source(images))
@@ -218,15 +216,15 @@ def test_sizes_build_backbones_without_classes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(num_classes=0), "num_classes must be a positive whole number, not 0"),
-        (dict(num_classes=2.5), "num_classes must be a positive whole number, not 2.5"),
+        (dict(num_classes=0), "num_classes must be a positive integer, not 0"),
+        (dict(num_classes=2.5), "num_classes must be a positive integer, not 2.5"),
         (dict(class_token=True), "class_token is for classifiers: give num_classes as well"),
         (
             dict(num_classes=5, attention="window"),
             "attention is for backbones: a classifier decides",
         ),
         (dict(num_classes=5, out_features=("scale5",)), "out_features is for backbones"),
-        (dict(num_classes=5, depths=()), "depths must be one positive whole number a stage"),
+        (dict(num_classes=5, depths=()), "depths must be one positive integer a stage"),
         (dict(num_classes=5, num_heads=7), "embed_dim 16 cannot be divided among num_heads 7"),
     ],
 )
@@ -251,7 +249,7 @@ def test_weights_of_another_classifier_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=message):
         load_weights(pico(), path)
     # Training may go on without it.
-    assert load_weights(pico(), path, purpose="train").keys(Outcome.DROPPED) == ["cls_token"]
+    assert load_weights(pico(), path, purpose="train").keys(KeyStatus.DROPPED) == ["cls_token"]
 
     save(pico())
     message = "classifier without a class token, and the model has one; build it with .*=False"
@@ -260,8 +258,8 @@ def test_weights_of_another_classifier_are_refused(tmp_path):
             load_weights(pico(class_token=True), path, purpose=purpose)
     with pytest.raises(CheckpointError, match="file has 10 classes, config has 12"):
         load_weights(pico(num_classes=12), path)
-    accounting = load_weights(pico(num_classes=12), path, purpose="train", fresh_head=True)
-    assert accounting.keys(Outcome.NEW) == ["head.weight", "head.bias"]
+    report = load_weights(pico(num_classes=12), path, purpose="train", reset_head=True)
+    assert report.keys(KeyStatus.NEW) == ["head.weight", "head.bias"]
 
     save(mvit_det.mvitv2_t(**PICO))
     with pytest.raises(CheckpointError, match="'norm.weight' of the model is not in the file"):

@@ -273,7 +273,7 @@ def test_drop_path_acts_in_training_only():
         (dict(out_features=()), r"out_features must name some of scale2, scale3, .* not \(\)"),
         (dict(num_heads=5), "embed_dim 16 cannot be divided among num_heads 5"),
         (dict(pool_kernel=2), "pool_kernel must be odd and positive, not 2"),
-        (dict(depths=()), "depths must be one positive whole number a stage"),
+        (dict(depths=()), "depths must be one positive integer a stage"),
         (dict(window_size=30), "which the key stride 4 does not divide"),
         (dict(in_chans=0), "in_chans must be positive, not 0"),
         (dict(pretrain_img_size=100), "pretrain_img_size 100 must be a multiple of .* 32"),

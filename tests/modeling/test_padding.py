@@ -6,8 +6,8 @@ from mvit_det.modeling.padding import (
     fill_padding,
     key_masks,
     pad_to,
-    picture_sizes,
     pooled_sizes,
+    unpadded_sizes,
 )
 from mvit_det.modeling.window import window_partition
 
@@ -17,28 +17,28 @@ SIZES = [(64, 96), (97, 70), (33, 130)]
 
 def make_batch(sizes, height, width):
     generator = torch.Generator().manual_seed(0)
-    pictures = [torch.randn(3, *size, generator=generator) for size in sizes]
+    images = [torch.randn(3, *size, generator=generator) for size in sizes]
     batch = torch.zeros(len(sizes), 3, height, width)
-    for image, picture in zip(batch, pictures):
-        image[:, : picture.shape[1], : picture.shape[2]] = picture
-    return batch, pictures
+    for padded, image in zip(batch, images):
+        padded[:, : image.shape[1], : image.shape[2]] = image
+    return batch, images
 
 
-def test_picture_sizes_are_found_from_the_zeros():
+def test_image_sizes_are_found_from_the_zeros():
     batch, _ = make_batch(SIZES, 128, 160)
-    assert picture_sizes(batch) == SIZES
-    # Zeros inside a picture, or in one channel, are no padding.
+    assert unpadded_sizes(batch) == SIZES
+    # Zeros inside an image, or in one channel, are no padding.
     batch[0, :, 10:20] = 0
     batch[1, 0] = 0
-    assert picture_sizes(batch) == SIZES
-    assert picture_sizes(torch.zeros(1, 3, 8, 8)) == [(1, 1)]
+    assert unpadded_sizes(batch) == SIZES
+    assert unpadded_sizes(torch.zeros(1, 3, 8, 8)) == [(1, 1)]
 
 
 def test_pooled_sizes_round_up():
     assert pooled_sizes([(64, 97), (1, 4)], 4) == [(16, 25), (1, 1)]
 
 
-def test_fill_padding_leaves_the_pictures():
+def test_fill_padding_leaves_the_images():
     x = fill_padding(torch.ones(2, 3, 4, 5), [(2, 4), (3, 1)], -7)
     assert (x[0, :2, :4] == 1).all()
     assert (x[0, 2:] == -7).all()
@@ -54,13 +54,13 @@ def test_pad_to_fills_up_with_zeros():
 
 
 @pytest.mark.parametrize(("grid", "window"), [((5, 7), (3, 4)), ((5, 7), (5, 7)), ((4, 4), (2, 2))])
-def test_key_masks_mark_what_lies_beyond_each_picture(grid, window):
+def test_key_masks_mark_what_lies_beyond_each_image(grid, window):
     sizes = [(3, 4), (4, 2)]
     rows, columns = key_masks(sizes, grid, window, like=torch.zeros(1))
     masked = (rows[..., :, None] + columns[..., None, :]).flatten(-2) < 0
     inside = torch.zeros(2, *grid, 1, 1)
-    for picture, (height, width) in zip(inside, sizes):
-        picture[:height, :width] = 1
+    for image, (height, width) in zip(inside, sizes):
+        image[:height, :width] = 1
     assert torch.equal(masked[:, 0, 0], window_partition(inside, window)[:, 0, :, 0] == 0)
     assert rows.isfinite().all()
 
@@ -70,11 +70,11 @@ def test_key_masks_mark_what_lies_beyond_each_picture(grid, window):
 def test_features_are_the_same_alone_and_in_any_batch(padded, position):
     torch.manual_seed(0)
     model = MViTv2(**PICO, position=position).eval()
-    batch, pictures = make_batch(SIZES, *padded)
+    batch, images = make_batch(SIZES, *padded)
     with torch.no_grad():
         features = model(batch)
-        for index, picture in enumerate(pictures):
-            for name, alone in model(picture[None]).items():
+        for index, image in enumerate(images):
+            for name, alone in model(image[None]).items():
                 height, width = alone.shape[2:]
                 inside = features[name][index, :, :height, :width]
                 assert (inside - alone[0]).norm() / alone.norm() <= 1e-5, name
@@ -86,14 +86,14 @@ def test_without_the_option_neighbours_do_matter():
     """What the option is for; and that the test above could fail."""
     torch.manual_seed(0)
     model = MViTv2(**{**PICO, "mask_padding": False}).eval()
-    batch, pictures = make_batch(SIZES, 128, 160)
+    batch, images = make_batch(SIZES, 128, 160)
     with torch.no_grad():
-        alone = model(pictures[0][None])["scale5"][0]
+        alone = model(images[0][None])["scale5"][0]
         inside = model(batch)["scale5"][0, :, : alone.shape[1], : alone.shape[2]]
     assert (inside - alone).norm() / alone.norm() > 1e-3
 
 
-def test_one_unpadded_picture_in_whole_windows_needs_no_mask():
+def test_one_unpadded_image_in_whole_windows_needs_no_mask():
     torch.manual_seed(0)
     model = MViTv2(**PICO).eval()
     plain = MViTv2(**{**PICO, "mask_padding": False}).eval()
@@ -107,11 +107,11 @@ def test_one_unpadded_picture_in_whole_windows_needs_no_mask():
 def test_gradients_are_the_same_alone_and_in_a_batch():
     torch.manual_seed(0)
     model = MViTv2(**PICO)
-    batch, pictures = make_batch(SIZES[:2], 128, 128)
+    batch, images = make_batch(SIZES[:2], 128, 128)
     weights = {name: torch.randn_like(output) for name, output in model(batch).items()}
 
     def loss(images, first):
-        """Weighs each output; a picture alone gets the weights it has in the batch."""
+        """Weighs each output; an image alone gets the weights it has in the batch."""
         total = 0.0
         for name, output in model(images).items():
             count, _, height, width = output.shape
@@ -121,7 +121,7 @@ def test_gradients_are_the_same_alone_and_in_a_batch():
 
     in_batch = torch.autograd.grad(loss(batch, 0), model.parameters())
     alone = torch.autograd.grad(
-        sum(loss(picture[None], index) for index, picture in enumerate(pictures)),
+        sum(loss(image[None], index) for index, image in enumerate(images)),
         model.parameters(),
     )
     scales = {name: grad.norm() for (name, _), grad in zip(model.named_parameters(), alone)}

@@ -56,7 +56,7 @@ def reference_distances(queries, keys, query_size, key_size):
 
 
 def reference_position(attention, query, coordinates, sizes):
-    """E of one picture and head, (queries, keys)."""
+    """E of one image and head, (queries, keys)."""
     rows, columns = (
         reference_distances(*pair, *size) for pair, size in zip(coordinates, sizes, strict=True)
     )
@@ -81,7 +81,7 @@ def fill_up(x, axis, side):
 
 
 def reference_attention(attention, plan, x):
-    """Every query against every key of the picture, those of other windows masked."""
+    """Every query against every key of the image, those of other windows masked."""
     heads = plan.num_heads
     projected = F.linear(x, attention.qkv.weight, attention.qkv.bias)
     q, k, v = projected.unflatten(-1, (3, heads, -1)).permute(3, 0, 4, 5, 1, 2)
@@ -121,14 +121,14 @@ def reference_attention(attention, plan, x):
         ]
         apart = apart | (labels[0][:, None] != labels[1])
     output = torch.empty_like(q)
-    for picture in range(len(q)):
+    for image in range(len(q)):
         for head in range(heads):
-            query, key, value = (t[picture, head].flatten(1).t() for t in (q, k, v))
+            query, key, value = (t[image, head].flatten(1).t() for t in (q, k, v))
             logits = attention.scale * query @ key.t()
             if attention.relative:
                 logits = logits + reference_position(attention, query, coordinates, sizes)
             weights = logits.masked_fill(apart, float("-inf")).softmax(-1)
-            output[picture, head] = (weights @ value).t().unflatten(1, q.shape[-2:])
+            output[image, head] = (weights @ value).t().unflatten(1, q.shape[-2:])
     output = output[..., : grid[0], : grid[1]]
     if attention.residual_pooling:
         output = output + pooled
@@ -339,9 +339,9 @@ def test_gradients_equal_those_of_the_reference(attention, position):
 @pytest.mark.parametrize("position", ["none", "absolute"])
 def test_masked_padding_goes_with_every_other_variant(attention, position):
     model = randomize(MViTv2(**PICO, attention=attention, position=position, mask_padding=True))
-    picture = torch.randn(1, 3, 70, 50)
+    image = torch.randn(1, 3, 70, 50)
     with torch.no_grad():
-        alone, batch = model(picture), model(F.pad(picture, (0, 70, 0, 30)))
+        alone, batch = model(image), model(F.pad(image, (0, 70, 0, 30)))
     for name, features in alone.items():
         height, width = features.shape[2:]
         torch.testing.assert_close(

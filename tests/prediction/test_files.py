@@ -10,7 +10,7 @@ from mvit_det.prediction.files import Job, find_inputs, plan, results_path
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """Pictures, videos and others in folders; the working folder."""
+    """Images, videos and others in folders; the working folder."""
     monkeypatch.chdir(tmp_path)
     names = ("a/2.png", "a/1.JPG", "a/clip.mov", "a/notes.txt", "a/deep/3.png", "b/2.png", "4.jpg")
     for name in names:
@@ -52,9 +52,9 @@ def test_a_name_may_look_like_a_pattern(files):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere.jpg", "there is no picture, video or folder 'nowhere.jpg'"),
-        ("a/*.gif", r"there is no picture, video or folder 'a/\*.gif'"),
-        ("empty", "the folder 'empty' holds no picture and no video, by their endings"),
+        ("nowhere.jpg", "there is no image, video or folder 'nowhere.jpg'"),
+        ("a/*.gif", r"there is no image, video or folder 'a/\*.gif'"),
+        ("empty", "the folder 'empty' holds no image and no video, by their endings"),
     ],
 )
 def test_names_of_nothing(name, message):
@@ -106,7 +106,7 @@ def test_a_file_for_one_input():
         (["4.jpg"], "a/../4.jpg", "the output would overwrite the input 'a/../4.jpg'"),
         (["b/2.png", "a/1.JPG"], "a", "overwrite the input 'a/1.JPG'"),
         (["4.jpg", "a/2.png"], "x.png", "'x.png' is one file, and there are 2 inputs; name a fold"),
-        (["4.jpg"], "x.gif", "'x.gif' cannot be written: the output of a picture ends in .bmp or"),
+        (["4.jpg"], "x.gif", "'x.gif' cannot be written: the output of an image ends in .bmp or"),
         (["a/clip.mov"], "x.avi", "the output of a video ends in .mp4"),
         (["4.jpg"], "a/notes.txt", "'a/notes.txt' is a file and no folder"),
         (["a/x.gif", "a/x.gif.png"], "out", "would both be written to 'out/x.gif.png'; rename one"),

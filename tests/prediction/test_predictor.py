@@ -15,8 +15,9 @@ from PIL import Image
 from mvit_det import Predictor, model_zoo
 from mvit_det.checkpoint import Checkpointer
 from mvit_det.checkpoint.download import cache_path
+from mvit_det.config import load_config, resolve_device
 from mvit_det.data.images import read_image
-from mvit_det.engine import evaluate_checkpoint, load_config, resolve_device
+from mvit_det.engine import evaluate_checkpoint
 from mvit_det.errors import CheckpointError, ConfigError, DeviceError, ImageError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -27,7 +28,7 @@ COLOURS = ["red", "green", "blue", "white", "black"]
 
 def make_config(*overrides, path=PICO):
     """A config whose random weights find something: every score counts."""
-    config = load_config(path, [*overrides, "train.sheet_images=0"])
+    config = load_config(path, [*overrides, "train.visualized_images=0"])
     heads = config.model.roi_heads
     for predictor in heads.get("box_predictors") or [heads.box_predictor]:
         predictor.test_score_thresh = 0.0
@@ -52,7 +53,7 @@ def predictor(pico):
     return Predictor(*pico, device="cpu")
 
 
-def picture(height=96, width=128, seed=0):
+def random_image(height=96, width=128, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
@@ -66,7 +67,7 @@ def assert_same(first, second):
 
 
 def evaluate(config, weights, output):
-    """Evaluates as the training tool does, and returns COCO's results by id of the picture."""
+    """Evaluates as the training tool does, and returns COCO's results by id of the image."""
     config.train.update(output_dir=str(output), init_checkpoint=str(weights))
     resolve_device(config, "cpu")
     evaluate_checkpoint(config)
@@ -102,7 +103,7 @@ def test_numbers_are_those_of_an_evaluation(path, image_format, shapes_root, tmp
         assert found == expected[record["image_id"]]
 
 
-def test_real_pictures_of_many_sizes_get_the_numbers_of_an_evaluation(coco_sample, tmp_path):
+def test_real_images_of_many_sizes_get_the_numbers_of_an_evaluation(coco_sample, tmp_path):
     annotations = coco_sample / "coco" / "annotations" / "instances_val2017.json"
     dataset = json.loads(annotations.read_text())
     dataset["images"] = dataset["images"][:5]
@@ -120,7 +121,7 @@ def test_real_pictures_of_many_sizes_get_the_numbers_of_an_evaluation(coco_sampl
         )
         weights = make_weights(config, tmp_path)
         predictor = Predictor(config, weights, device="cpu")
-        # The file of annotations has not been loaded as a data set yet.
+        # The file of annotations has not been loaded as a dataset yet.
         assert predictor.class_names[:2] == ("class 0", "class 1")
         expected = evaluate(config, weights, tmp_path)
         assert Predictor(config, weights, device="cpu").class_names[:2] == ("person", "bicycle")
@@ -140,19 +141,19 @@ def test_real_pictures_of_many_sizes_get_the_numbers_of_an_evaluation(coco_sampl
     assert max(ids) > 80  # COCO's 80 classes have ids up to 90
 
 
-def test_pictures_of_a_size_share_a_batch(pico, predictor):
+def test_images_of_a_size_share_a_batch(pico, predictor):
     """In any order, and none is padded for the sake of another."""
     sizes = [(64, 96), (96, 64), (64, 96), (64, 96), (70, 90), (96, 64)]
-    pictures = [picture(*size, seed) for seed, size in enumerate(sizes)]
+    images = [random_image(*size, seed) for seed, size in enumerate(sizes)]
     batched = Predictor(*pico, device="cpu", batch_size=2)
     seen = []
     hook = batched.model.register_forward_pre_hook(
         lambda _, inputs: seen.append([tuple(item["image"].shape[1:]) for item in inputs[0]])
     )
-    predictions = batched(pictures)
+    predictions = batched(images)
     hook.remove()
     assert seen == [[(64, 96)] * 2, [(64, 96)], [(96, 64)] * 2, [(70, 90)]]
-    for image, prediction in zip(pictures, predictions):
+    for image, prediction in zip(images, predictions):
         assert prediction.image is image
         alone = predictor(image).instances
         together = prediction.instances
@@ -163,11 +164,11 @@ def test_pictures_of_a_size_share_a_batch(pico, predictor):
 
 
 def test_a_path_a_text_and_an_array_are_the_same(predictor, tmp_path):
-    image = picture()
-    Image.fromarray(image).save(tmp_path / "picture.png")
+    image = random_image()
+    Image.fromarray(image).save(tmp_path / "image.png")
     expected = predictor(image)
     assert np.array_equal(expected.image, image)
-    for source in (tmp_path / "picture.png", str(tmp_path / "picture.png")):
+    for source in (tmp_path / "image.png", str(tmp_path / "image.png")):
         prediction = predictor(source)
         assert np.array_equal(prediction.image, image)
         assert_same(prediction.instances, expected.instances)
@@ -185,7 +186,7 @@ def test_arrays_are_rgb_whatever_order_the_model_takes(pico, tmp_path):
     torch.save(state, tmp_path / "bgr.pth")
     config.model.pixel_mean = config.model.pixel_mean[::-1]
     config.model.pixel_std = config.model.pixel_std[::-1]
-    image = picture()
+    image = random_image()
     rgb = Predictor(*pico, device="cpu")(image).instances
     bgr = Predictor(config, tmp_path / "bgr.pth", device="cpu")(image).instances
     swapped = Predictor(*pico, device="cpu")(image[:, :, ::-1]).instances
@@ -194,7 +195,7 @@ def test_arrays_are_rgb_whatever_order_the_model_takes(pico, tmp_path):
 
 
 def test_score_threshold(pico, predictor, shapes_root):
-    image = picture()
+    image = random_image()
     every = predictor(image).instances
     threshold = every.scores.median().item()
     some = Predictor(*pico, device="cpu", score_threshold=threshold)(image).instances
@@ -213,57 +214,57 @@ def test_score_threshold(pico, predictor, shapes_root):
 def test_score_threshold_of_a_cascade(tmp_path):
     config = make_config(path=CASCADE)
     weights = make_weights(config, tmp_path)
-    every = Predictor(config, weights, device="cpu")(picture()).instances.scores
+    every = Predictor(config, weights, device="cpu")(random_image()).instances.scores
     threshold = every.median().item()
-    some = Predictor(config, weights, device="cpu", score_threshold=threshold)(picture())
+    some = Predictor(config, weights, device="cpu", score_threshold=threshold)(random_image())
     assert torch.equal(some.instances.scores, every[every > threshold])
 
 
 def test_nothing_is_found(pico):
-    prediction = Predictor(*pico, device="cpu", score_threshold=1.0)(picture(50, 70))
+    prediction = Predictor(*pico, device="cpu", score_threshold=1.0)(random_image(50, 70))
     assert len(prediction.instances) == 0
     assert prediction.instances.pred_masks.shape == (0, 50, 70)
     assert prediction.to_coco() == []
-    assert np.array_equal(prediction.draw(), picture(50, 70))
+    assert np.array_equal(prediction.draw(), random_image(50, 70))
 
 
-def test_pictures_and_results_are_saved(predictor, tmp_path):
-    image = picture(64, 80)
+def test_images_and_results_are_saved(predictor, tmp_path):
+    image = random_image(64, 80)
     prediction = predictor(image)
     drawn = prediction.draw()
     assert drawn.shape == image.shape
     assert drawn.dtype == np.uint8
     assert (drawn != image).any(axis=2).mean() > 0.1
-    prediction.save(tmp_path / "new" / "picture.png")
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "picture.png")), drawn)
-    prediction.save(tmp_path / "picture.jpg")
-    assert Image.open(tmp_path / "picture.jpg").format == "JPEG"
+    prediction.save(tmp_path / "new" / "image.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "image.png")), drawn)
+    prediction.save(tmp_path / "image.jpg")
+    assert Image.open(tmp_path / "image.jpg").format == "JPEG"
     prediction.save(tmp_path / "results.json", image_id=7)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results == prediction.to_coco(7)
     assert len(results) == len(prediction.instances)
     best, instances = results[0], prediction.instances
     assert best["image_id"] == 7
-    assert best["category_id"] == instances.pred_classes[0].item() + 1  # as in the data set
+    assert best["category_id"] == instances.pred_classes[0].item() + 1  # as in the dataset
     x0, y0, x1, y1 = instances.pred_boxes.tensor[0].tolist()
     assert best["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0])
     assert best["segmentation"]["size"] == [64, 80]
 
-    with pytest.raises(ImageError, match=r"cannot write '.*picture.what', as its ending does not"):
-        prediction.save(tmp_path / "picture.what")
-    with pytest.raises(ImageError, match=r"cannot write '.*results.json/picture.png' \("):
-        prediction.save(tmp_path / "results.json" / "picture.png")
+    with pytest.raises(ImageError, match=r"cannot write '.*image.what', as its ending does not"):
+        prediction.save(tmp_path / "image.what")
+    with pytest.raises(ImageError, match=r"cannot write '.*results.json/image.png' \("):
+        prediction.save(tmp_path / "results.json" / "image.png")
 
 
 def test_names_of_classes(pico, predictor, tmp_path):
-    """The checkpoint's before the config's before those of the data set."""
+    """The checkpoint's before the config's before those of the dataset."""
     config, weights = pico
     assert predictor.class_names == ("circle", "square", "triangle", "star", "cross")
 
     other = make_config("model.roi_heads.num_classes=3")
     plain = Predictor(other, make_weights(other, tmp_path), device="cpu")
     assert plain.class_names == ("class 0", "class 1", "class 2")
-    assert {r["category_id"] for r in plain(picture()).to_coco()} <= {0, 1, 2}
+    assert {r["category_id"] for r in plain(random_image()).to_coco()} <= {0, 1, 2}
 
     named = config.copy()
     named.data = {"class_names": COLOURS[::-1]}
@@ -271,7 +272,7 @@ def test_names_of_classes(pico, predictor, tmp_path):
     with_names = make_weights(config, tmp_path, class_names=COLOURS)
     predictor = Predictor(named, with_names, device="cpu")
     assert predictor.class_names == tuple(COLOURS)
-    assert predictor(picture()).class_names == tuple(COLOURS)
+    assert predictor(random_image()).class_names == tuple(COLOURS)
 
     named.data.class_names = COLOURS[:2]
     with pytest.raises(ConfigError, match="data.class_names has 2 names, and the model has 5 clas"):
@@ -282,13 +283,13 @@ def test_names_of_classes(pico, predictor, tmp_path):
         Predictor(config, wrong, device="cpu")
 
 
-def test_ids_of_categories_of_an_own_data_set(pico, tmp_path):
+def test_ids_of_categories_of_an_custom_dataset_set(pico, tmp_path):
     config = pico[0].copy()
     config.dataloader.test.dataset.names = "not_registered"
     categories = [{"id": id, "name": str(id)} for id in (30, 10, 50, 20, 40)]
     (tmp_path / "own.json").write_text(json.dumps({"categories": categories}))
     config.data = {"val_json": str(tmp_path / "own.json"), "class_names": COLOURS}
-    prediction = Predictor(config, pico[1], device="cpu")(picture())
+    prediction = Predictor(config, pico[1], device="cpu")(random_image())
     assert prediction.category_ids == (10, 20, 30, 40, 50)
     expected = [(label + 1) * 10 for label in prediction.instances.pred_classes.tolist()]
     assert [result["category_id"] for result in prediction.to_coco()] == expected
@@ -306,7 +307,7 @@ def test_published_detector_by_its_name(tmp_path, monkeypatch):
     predictor = Predictor(name, device="cpu", score_threshold=0.9)
     assert predictor.class_names[:2] == ("person", "bicycle")
     assert len(predictor.class_names) == 80
-    prepared = predictor.prepare(picture(60, 90))
+    prepared = predictor.prepare(random_image(60, 90))
     assert prepared.model_input.shape == (3, 800, 1200)
     assert predictor._category_ids[-1] == 90
 
@@ -316,39 +317,45 @@ def test_saved_config_of_a_training(pico, tmp_path):
 
     config, weights = pico
     LazyConfig.save(config, str(tmp_path / "config.yaml"))
-    prediction = Predictor(tmp_path / "config.yaml", weights, device="cpu")(picture())
-    assert_same(prediction.instances, Predictor(*pico, device="cpu")(picture()).instances)
+    prediction = Predictor(tmp_path / "config.yaml", weights, device="cpu")(random_image())
+    assert_same(prediction.instances, Predictor(*pico, device="cpu")(random_image()).instances)
 
 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (picture()[:, :, 0], r"an array \(height, width, 3\) in the order RGB, not \(96, 128\)"),
+        (
+            random_image()[:, :, 0],
+            r"an array \(height, width, 3\) in the order RGB, not \(96, 128\)",
+        ),
         (np.zeros((8, 8, 4), np.uint8), r"in the order RGB, not \(8, 8, 4\)"),
         (np.zeros((3, 8, 8), np.uint8), r"in the order RGB, not \(3, 8, 8\)"),
-        (np.zeros((0, 8, 3), np.uint8), r"the picture is empty: its shape is \(0, 8, 3\)"),
-        (picture() / 255, r"uint8 with values from 0 to 255, not of float64; for values from 0 to"),
-        (picture().astype(np.int64), "not of int64"),
-        (torch.zeros(8, 8, 3), "a Tensor is no picture; give a path, a NumPy array"),
-        (None, "a NoneType is no picture"),
-        ("nowhere.jpg", "there is no picture 'nowhere.jpg'"),
+        (np.zeros((0, 8, 3), np.uint8), r"the image is empty: its shape is \(0, 8, 3\)"),
+        (
+            random_image() / 255,
+            r"uint8 with values from 0 to 255, not of float64; for values from 0 to",
+        ),
+        (random_image().astype(np.int64), "not of int64"),
+        (torch.zeros(8, 8, 3), "a Tensor is no image; give a path, a NumPy array"),
+        (None, "a NoneType is no image"),
+        ("nowhere.jpg", "there is no image 'nowhere.jpg'"),
     ],
 )
-def test_bad_pictures_get_one_sentence(bad, message, predictor):
-    for pictures in (bad, [picture(), bad]):
+def test_bad_images_get_one_sentence(bad, message, predictor):
+    for images in (bad, [random_image(), bad]):
         with pytest.raises(ImageError, match=message) as raised:
-            predictor(pictures)
+            predictor(images)
         assert "\n" not in str(raised.value)
 
 
-def test_a_picture_of_which_resizing_leaves_nothing(pico):
+def test_a_image_of_which_resizing_leaves_nothing(pico):
     config = make_config(
         "dataloader.test.mapper.augmentations=[{_target_: "
         "detectron2.data.transforms.ResizeShortestEdge, short_edge_length: 96, max_size: 160}]",
     )
     predictor = Predictor(config, pico[1], device="cpu")
-    with pytest.raises(ImageError, match="the picture has 1 x 1000 pixels, of which nothing is"):
-        predictor(picture(1, 1000))
+    with pytest.raises(ImageError, match="the image has 1 x 1000 pixels, of which nothing is"):
+        predictor(random_image(1, 1000))
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ def frames(number=12, height=48, width=64):
     ]
 
 
-def write(path, pictures, rate=12.5):
+def write(path, images, rate=12.5):
     with VideoWriter(path, rate) as writer:
-        for picture in pictures:
-            writer.write(picture)
+        for image in images:
+            writer.write(image)
     return path
 
 

@@ -1,4 +1,4 @@
-"""The benchmark, on models and pictures so small that nothing but its own workings is tested."""
+"""The benchmark, on models and images so small that nothing but its own workings is tested."""
 
 import importlib.util
 import json
@@ -111,8 +111,8 @@ def test_json_holds_measurements_machine_and_versions(result):
 
 def test_plot_shows_both_sides(result):
     _, output = result
-    picture = cv2.imread(str(output / "benchmark.png"))
-    for half in (picture[:, :800], picture[:, 800:]):
+    image = cv2.imread(str(output / "benchmark.png"))
+    for half in (image[:, :800], image[:, 800:]):
         for blue, green, red in ((178, 114, 0), (0, 94, 213)):
             is_line = (abs(half.astype(int) - (blue, green, red)).max(axis=2) < 8).sum()
             assert is_line > 50

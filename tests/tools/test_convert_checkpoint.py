@@ -13,8 +13,8 @@ from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 
 from mvit_det import MViTv2
 from mvit_det.checkpoint import Checkpointer, read_weights
-from mvit_det.checkpoint.accounting import Outcome
 from mvit_det.checkpoint.converting import FORMATS, convert
+from mvit_det.checkpoint.load_report import KeyStatus
 from mvit_det.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,13 +101,13 @@ def test_timm_takes_the_backbone_of_a_detector(tmp_path):
     state = {f"backbone.bottom_up.{k}": v for k, v in model.state_dict().items()}
     state["backbone.fpn_lateral2.weight"] = torch.zeros(3)
     torch.save({"model": state, "iteration": 3}, tmp_path / "detector.pth")
-    accounting = convert(tmp_path / "detector.pth", tmp_path / "timm.pth", "timm")
+    report = convert(tmp_path / "detector.pth", tmp_path / "timm.pth", "timm")
     converted = torch.load(tmp_path / "timm.pth", weights_only=True)
     theirs = make_timm()
     theirs.reset_classifier(0)
     theirs.load_state_dict(converted, strict=True)
     assert torch.equal(converted["norm.weight"], model.scale5_norm.weight)
-    table = accounting.table()
+    table = report.table()
     assert "7  timm has no place for it" in table
     assert "1  not weights" in table
 
@@ -117,8 +117,8 @@ def test_checkpoint_of_a_training_with_class_names(to, tmp_path):
     model = make_detector(seed=1)
     Checkpointer(model, tmp_path, class_names=["a", "b", "c", "d", "e"]).save("model", iteration=7)
     output = tmp_path / f"converted{SUFFIXES[to]}"
-    accounting = convert(tmp_path / "model.pth", output, to)
-    assert set(accounting.keys(Outcome.DROPPED)) == {"class_names", "iteration"}
+    report = convert(tmp_path / "model.pth", output, to)
+    assert set(report.keys(KeyStatus.DROPPED)) == {"class_names", "iteration"}
     assert_same(read_weights(output).tensors, dict(model.state_dict()))
 
 
@@ -178,8 +178,8 @@ def test_an_interruption_leaves_nothing(tool, tmp_path, monkeypatch):
 def test_half_precision(tmp_path):
     state = {k: v.to(torch.bfloat16) for k, v in make_timm().state_dict().items()}
     torch.save(state, tmp_path / "half.pth")
-    accounting = convert(tmp_path / "half.pth", tmp_path / "half.pkl", "detectron2")
-    assert "bfloat16 to float32, as NumPy lacks it" in accounting.table()
+    report = convert(tmp_path / "half.pth", tmp_path / "half.pkl", "detectron2")
+    assert "bfloat16 to float32, as NumPy lacks it" in report.table()
     convert(tmp_path / "half.pth", tmp_path / "half.safetensors", "safetensors")
     convert(tmp_path / "half.safetensors", tmp_path / "back.pth", "timm")
     assert_same(torch.load(tmp_path / "back.pth", weights_only=True), state)

@@ -1,4 +1,4 @@
-"""The demo on pictures, folders, patterns and videos, good and broken ones."""
+"""The demo on images, folders, patterns and videos, good and broken ones."""
 
 import json
 import runpy
@@ -14,8 +14,8 @@ from PIL import Image
 
 from mvit_det import Predictor
 from mvit_det.checkpoint import Checkpointer
+from mvit_det.config import load_config
 from mvit_det.data.images import read_image
-from mvit_det.engine import load_config
 from mvit_det.prediction import Prediction
 from mvit_det.prediction.video import VideoReader, VideoWriter
 
@@ -36,8 +36,8 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(tmp_path, monkeypatch):
-    """Pictures of two sizes; the folder they lie in is the working folder."""
+def images(tmp_path, monkeypatch):
+    """Images of two sizes; the folder they lie in is the working folder."""
     monkeypatch.chdir(tmp_path)
     for number, (height, width) in enumerate([(64, 96), (96, 64), (64, 96)]):
         path = tmp_path / "photos" / f"{number}.png"
@@ -66,7 +66,7 @@ def demo(trained, capsys):
 
 
 def assert_drawn(drawn, original):
-    """Something is drawn on a picture, and the rest is as it was."""
+    """Something is drawn on an image, and the rest is as it was."""
     assert drawn.shape == original.shape
     assert drawn.std() > 20
     changed = np.abs(drawn.astype(int) - original).max(axis=2) > 60
@@ -80,7 +80,7 @@ def write_video(path, number=7, rate=12.5, height=48, width=64):
     return path
 
 
-def test_a_folder(demo, pictures, trained):
+def test_a_folder(demo, images, trained):
     code, out, err = demo("--input", "photos", "--output", "out", "--confidence-threshold", "0.15")
     assert code == 0
     assert err == ""
@@ -107,12 +107,12 @@ def test_a_folder(demo, pictures, trained):
     assert len(expected) > 10
     assert min(result["score"] for result in expected) > 0.15
     assert out == (
-        f"Found {len(expected)} instances in 3 pictures and 0 videos (0 frames); wrote them to "
+        f"Found {len(expected)} instances in 3 images and 0 videos (0 frames); wrote them to "
         "'out'\n"
     )
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("images")
 def test_without_an_output_it_says_where_it_writes(demo):
     code, out, _ = demo("--input", "photos/0.png", "photos/[12].png")
     assert code == 0
@@ -120,7 +120,7 @@ def test_without_an_output_it_says_where_it_writes(demo):
     assert len(list(Path("output/demo_predictions").iterdir())) == 4
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("images")
 def test_one_file(demo):
     before = Path("photos/1.png").read_bytes()
     code, _, _ = demo("--input", "photos/1.png", "--output", "drawn.jpg")
@@ -135,28 +135,28 @@ def test_one_file(demo):
     assert Path("photos/1.png").read_bytes() == before
 
 
-@pytest.mark.usefixtures("pictures")
-def test_high_thresholds_leave_pictures_as_they_are(demo):
+@pytest.mark.usefixtures("images")
+def test_high_thresholds_leave_images_as_they_are(demo):
     code, out, _ = demo("--input", "photos/0.png", "--output", "out", "--confidence-threshold", "1")
     assert code == 0
-    assert "Found 0 instances in 1 pictures" in out
+    assert "Found 0 instances in 1 images" in out
     assert np.array_equal(read_image("out/0.png"), read_image("photos/0.png"))
     assert json.loads(Path("out/predictions.json").read_text()) == []
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("images")
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_broken_pictures_are_left_out_and_told_of(batch_size, demo):
+def test_broken_images_are_left_out_and_told_of(batch_size, demo):
     content = Path("photos/0.png").read_bytes()
     Path("photos/1.png").write_bytes(content[: len(content) // 2])
-    Path("photos/3.jpg").write_text("no picture")
+    Path("photos/3.jpg").write_text("no image")
     code, out, err = demo("--input", "photos", "--output", "out", "--batch-size", batch_size)
     assert code == 1
     lines = err.splitlines()
-    assert lines[0].startswith("left out: the picture 'photos/1.png' is cut short or damaged")
-    assert lines[1].startswith("left out: 'photos/3.jpg' is no picture of a known format")
-    assert lines[2:] == ["2 of 4 inputs had problems, see above"]
-    assert "in 2 pictures" in out
+    assert lines[0].startswith("left out: the image 'photos/1.png' is cut short or damaged")
+    assert lines[1].startswith("left out: 'photos/3.jpg' is no image of a known format")
+    assert lines[2:] == ["2 of 4 inputs had issues, see above"]
+    assert "in 2 images" in out
     assert sorted(path.name for path in Path("out").iterdir()) == [
         *("0.png", "2.png", "predictions.json")
     ]
@@ -166,9 +166,9 @@ def test_broken_pictures_are_left_out_and_told_of(batch_size, demo):
     }
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("images")
 def test_videos(demo):
-    """With an ending of videos among pictures, and any other with --video-input."""
+    """With an ending of videos among images, and any other with --video-input."""
     write_video(Path("clip.mp4")).rename("photos/clip.mov")
     write_video(Path("other.mp4"), number=3, rate=30).rename("recording")
     code, out, err = demo(
@@ -176,7 +176,7 @@ def test_videos(demo):
         *("--confidence-threshold", "0.15", "--batch-size", "3"),
     )
     assert (code, err) == (0, "")
-    assert "in 3 pictures and 2 videos (10 frames)" in out
+    assert "in 3 images and 2 videos (10 frames)" in out
     results = json.loads(Path("out/predictions.json").read_text())
     for name, source, number, rate, first in [
         ("clip.mov.mp4", "photos/clip.mov", 7, 12.5, 4),
@@ -192,7 +192,7 @@ def test_videos(demo):
         assert of_frame == {first + index: index for index in range(number)}
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("images")
 def test_a_video_that_breaks_off(demo):
     writer = cv2.VideoWriter("cut.avi", cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
     for index in range(20):
@@ -209,11 +209,11 @@ def test_a_video_that_breaks_off(demo):
     lines = err.splitlines()
     assert lines[0].startswith(f"incomplete: the video 'cut.avi' breaks off after {number} of 20")
     assert lines[1].startswith("left out: 'text.mp4' is no video that OpenCV can read")
-    assert f"in 0 pictures and 1 videos ({number} frames)" in out
+    assert f"in 0 images and 1 videos ({number} frames)" in out
     assert not Path("out/text.mp4").exists()
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("images")
 def test_an_interruption_keeps_what_is_done(demo, monkeypatch):
     draw, drawn = Prediction.draw, []
 
@@ -232,7 +232,7 @@ def test_an_interruption_keeps_what_is_done(demo, monkeypatch):
     assert {result["image_id"] for result in results} == {1, 2}
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("images")
 def test_memory_does_not_grow_with_a_video(demo, monkeypatch):
     """No more predictions are alive than are in a batch."""
     seen, alive = [], []
@@ -250,11 +250,11 @@ def test_memory_does_not_grow_with_a_video(demo, monkeypatch):
     assert max(alive) <= 2 * 2  # the last batch is let go when the next has been predicted
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("images")
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (["nowhere"], {}, "error: there is no picture, video or folder 'nowhere'\n"),
+        (["nowhere"], {}, "error: there is no image, video or folder 'nowhere'\n"),
         (["photos"], {"config": "no.py"}, "error: there is no config file 'no.py'; the configs li"),
         (["photos"], {"config": "rcnn"}, "error: 'rcnn' is neither a config file"),
         (["photos"], {"weights": "no.pth"}, "error: there is no file 'no.pth'"),
@@ -275,8 +275,8 @@ def test_mistakes_get_one_sentence(arguments, options, message, demo):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--webcam"], "--webcam needs a window to show pictures in, which this tool does without"),
-        ([], "name pictures or videos with --input"),
+        (["--webcam"], "--webcam needs a window to show images in, which this tool does without"),
+        ([], "name images or videos with --input"),
         (["--input", "x.jpg", "--device", "tpu"], "invalid choice: 'tpu'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The script that says what is wrong with a data set, and what is in it."""
+"""The script that says what is wrong with a dataset, and what is in it."""
 
 import importlib.util
 import json
@@ -36,22 +36,22 @@ def run(monkeypatch, capsys):
     return run
 
 
-def test_a_good_data_set(run, shapes, tmp_path):
+def test_a_good_dataset(run, shapes, tmp_path):
     output = tmp_path / "output"
     code, printed = run(
         shapes / "annotations.json", "--images", shapes / "images", "--output", output
     )
     assert code == 0
     lines = printed.splitlines()
-    assert lines[0] == "no problems"
+    assert lines[0] == "no issues"
     assert "3 images (0 without objects), " in printed
-    assert lines[-1] == f"Wrote {output / 'contact_sheet.png'}"
-    sheet = np.asarray(Image.open(output / "contact_sheet.png"))
+    assert lines[-1] == f"Wrote {output / 'contact_grid.png'}"
+    grid = np.asarray(Image.open(output / "contact_grid.png"))
     # Three panels of 320 pixels beside each other, with gaps and a title.
-    assert sheet.shape == (28 + round(320 * 64 / 96) + 2 * 12, 3 * 320 + 4 * 12, 3)
+    assert grid.shape == (28 + round(320 * 64 / 96) + 2 * 12, 3 * 320 + 4 * 12, 3)
 
 
-def test_errors_come_first_and_there_is_no_sheet(run, shapes, tmp_path):
+def test_errors_come_first_and_there_is_no_grid(run, shapes, tmp_path):
     path = shapes / "annotations.json"
     dataset = json.loads(path.read_text())
     dataset["annotations"][1]["category_id"] = 77
@@ -61,7 +61,7 @@ def test_errors_come_first_and_there_is_no_sheet(run, shapes, tmp_path):
     assert code == 1
     assert printed.startswith("error: ")
     assert "error: object of an unknown category: 1 (annotation 2: category 77)" in printed
-    assert "error: picture outside of the folder of pictures: 1 ('../000001.png')" in printed
+    assert "error: image outside of the folder of images: 1 ('../000001.png')" in printed
     assert "3 images (" in printed
     assert not (tmp_path / "output").exists()
 
@@ -76,5 +76,5 @@ def test_mistakes_get_one_sentence(shapes, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr == (
-        f"error: there is no folder of pictures '{tmp_path}/nowhere'; check --images\n"
+        f"error: there is no folder of images '{tmp_path}/nowhere'; check --images\n"
     )

@@ -11,7 +11,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 PICO = "configs/shapes/mask_rcnn_mvitv2_pico.py"
-# Pictures of about 100 pixels, and few regions, so that a training on the CPU takes seconds.
+# Images of about 100 pixels, and few regions, so that a training on the CPU takes seconds.
 SMALL = [
     "dataloader.train.mapper.augmentations.0.prob=0",
     "dataloader.train.mapper.augmentations.1.short_edge_length=[96]",
@@ -28,7 +28,7 @@ SMALL = [
 
 
 def run_tool(*arguments, datasets, check=True, **environment):
-    """Runs the tool with data sets from a folder, and returns the finished process."""
+    """Runs the tool with datasets from a folder, and returns the finished process."""
     process = subprocess.run(
         [sys.executable, "tools/lazyconfig_train_net.py", *map(str, arguments)],
         cwd=ROOT,
@@ -44,7 +44,7 @@ def run_tool(*arguments, datasets, check=True, **environment):
 
 @pytest.fixture(scope="module")
 def small_coco(coco_sample, tmp_path_factory):
-    """The first six real pictures of each split, in Detectron2's layout."""
+    """The first six real images of each split, in Detectron2's layout."""
     root = tmp_path_factory.mktemp("small")
     (root / "coco" / "annotations").mkdir(parents=True)
     for split in ("train2017", "val2017"):
@@ -63,7 +63,7 @@ def metrics(output):
 
 
 @pytest.mark.parametrize("detector", ["mask_rcnn", "cascade_mask_rcnn"])
-def test_trains_and_evaluates_on_real_pictures(detector, small_coco, tmp_path):
+def test_trains_and_evaluates_on_real_images(detector, small_coco, tmp_path):
     config = ("--config-file", f"configs/COCO/{detector}_mvitv2_t.py", "--device", "cpu")
     options = (*SMALL, f"train.output_dir={tmp_path}")
 
@@ -93,7 +93,7 @@ def test_trains_and_evaluates_on_real_pictures(detector, small_coco, tmp_path):
     [
         (
             ["--config-file", "configs/COCO/mask_rcnn_mvitv2_t.py"],
-            r"error: data set 'coco_2017_train' is not here: there is no '{datasets}/coco/"
+            r"error: dataset 'coco_2017_train' is not here: there is no '{datasets}/coco/"
             r"annotations/instances_train2017.json'; set the environment variable "
             r"DETECTRON2_DATASETS",
         ),

@@ -30,18 +30,18 @@ def test_runs_as_a_script(tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Wrote 2 pictures of 128x128 pixels")
+    assert done.stdout.startswith("Wrote 2 images of 128x128 pixels")
     assert len(list((tmp_path / "set" / "images").iterdir())) == 2
 
 
-def test_writes_a_data_set_and_says_so(tmp_path, main, capsys):
+def test_writes_a_dataset_and_says_so(tmp_path, main, capsys):
     output = tmp_path / "my shapes"
     assert main("--output", output, "--images", 4, "--size", "64x96", "--seed", 5) == 0
     dataset = json.loads((output / "annotations.json").read_text())
     crowds = sum(annotation["iscrowd"] for annotation in dataset["annotations"])
     shapes = len(dataset["annotations"]) - crowds
     printed = capsys.readouterr().out
-    assert f"Wrote 4 pictures of 64x96 pixels with {shapes} shapes and {crowds}" in printed
+    assert f"Wrote 4 images of 64x96 pixels with {shapes} shapes and {crowds}" in printed
     assert str(output) in printed
     for image in dataset["images"]:
         assert cv2.imread(str(output / "images" / image["file_name"])).shape == (64, 96, 3)
@@ -53,7 +53,7 @@ def test_overwrites_only_when_told_to(tmp_path, main, capsys):
     assert main(*arguments, 2) == 1
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert "already holds a generated data set" in message
+    assert "already holds a generated dataset" in message
     assert main(*arguments, 2, "--overwrite") == 0
     assert len(list((tmp_path / "set" / "images").iterdir())) == 2
 

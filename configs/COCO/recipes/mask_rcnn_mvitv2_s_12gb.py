@@ -1,8 +1,8 @@
-"""Mask R-CNN with MViTv2-S on one GPU with 12 GB: 1 picture at once, 12 epochs ("1x")."""
+"""Mask R-CNN with MViTv2-S on one GPU with 12 GB: 1 image at once, 12 epochs ("1x")."""
 
 from ..mask_rcnn_mvitv2_s import model
 from .mask_rcnn_mvitv2_t_12gb import data, dataloader, lr_multiplier, optimizer, train
 
-train.accumulate = 16
+train.grad_accum_steps = 16
 
 train.init_checkpoint = "detectron2://ImageNetPretrained/mvitv2/MViTv2_S_in1k.pyth"

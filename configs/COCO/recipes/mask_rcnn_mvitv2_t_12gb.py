@@ -1,18 +1,18 @@
-"""Mask R-CNN with MViTv2-T on one GPU with 12 GB: 2 pictures at once, 12 epochs ("1x")."""
+"""Mask R-CNN with MViTv2-T on one GPU with 12 GB: 2 images at once, 12 epochs ("1x")."""
 
 from ...common.schedule import COCO_EPOCH_3X, iterations, multi_step
 from ..mask_rcnn_mvitv2_t import data, dataloader, model, optimizer, train
 
 dataloader.train.total_batch_size = 16
-train.accumulate = 8
+train.grad_accum_steps = 8
 train.max_iter = iterations(COCO_EPOCH_3X, epochs=12, batch_size=16)
-# As published for steps of 64 pictures: the same shares, the same pictures of warm-up, linear rule.
+# As published for steps of 64 images: the same shares, the same images of warm-up, linear rule.
 lr_multiplier = multi_step(
     train.max_iter, decay_at=(7 / 9, 25 / 27), warmup_iterations=250 * 64 // 16
 )
 optimizer.lr = 1.6e-4 * 16 / 64
 
-train.clip_gradient_norm = 1.0
+train.max_grad_norm = 1.0
 train.ema.enabled = True
 # Once and three times per epoch.
 train.eval_period = iterations(COCO_EPOCH_3X, epochs=1, batch_size=16)

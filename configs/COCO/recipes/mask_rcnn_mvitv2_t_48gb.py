@@ -1,5 +1,5 @@
-"""The same on one GPU with 48 GB: 8 pictures at once."""
+"""The same on one GPU with 48 GB: 8 images at once."""
 
 from .mask_rcnn_mvitv2_t_12gb import data, dataloader, lr_multiplier, model, optimizer, train
 
-train.accumulate = 2
+train.grad_accum_steps = 2

@@ -14,9 +14,9 @@ data = dict(
     train_images="",
     val_json="",
     val_images="",
-    # One name per class; empty stands for those of the registered data set.
+    # One name per class; empty stands for those of the registered dataset.
     class_names=[],
-    # A picture or annotation that cannot be used: 'raise' stops, 'skip' takes the next picture.
+    # An image or annotation that cannot be used: 'raise' stops, 'skip' takes the next image.
     on_bad_image="raise",
 )
 

@@ -1,4 +1,4 @@
-"""COCO 2017 with large-scale jittering: pictures of 1024 pixels, scaled by 0.1 to 2 and cropped."""
+"""COCO 2017 with large-scale jittering: images of 1024 pixels, scaled by 0.1 to 2 and cropped."""
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L

@@ -10,8 +10,8 @@ def federated(model, dataset_name, num_classes, sampled_classes=50):
 
     Args:
         model: a Mask R-CNN.
-        dataset_name: that of training, whose metadata count pictures by class.
-        num_classes: of that data set.
+        dataset_name: that of training, whose metadata count images by class.
+        num_classes: of that dataset.
         sampled_classes: that each batch trains, those that occur in it among them.
     """
     model.roi_heads.num_classes = num_classes
@@ -20,7 +20,7 @@ def federated(model, dataset_name, num_classes, sampled_classes=50):
         use_fed_loss=True,
         fed_loss_num_classes=sampled_classes,
         get_fed_loss_cls_weights=L(federated_weights)(dataset_name=dataset_name, power=0.5),
-        # LVIS counts the 300 best predictions of a picture, whatever their score.
+        # LVIS counts the 300 best predictions of an image, whatever their score.
         test_score_thresh=0.02,
         test_topk_per_image=300,
     )

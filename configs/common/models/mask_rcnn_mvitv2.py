@@ -1,4 +1,4 @@
-"""Mask R-CNN on MViTv2-T with a feature pyramid, for pictures in RGB."""
+"""Mask R-CNN on MViTv2-T with a feature pyramid, for images in RGB."""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec

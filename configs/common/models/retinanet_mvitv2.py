@@ -1,4 +1,4 @@
-"""RetinaNet on MViTv2-T with a feature pyramid from scale3 up, for pictures in RGB."""
+"""RetinaNet on MViTv2-T with a feature pyramid from scale3 up, for images in RGB."""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..data.loading import BAD_IMAGE_POLICIES
-from .parallel import PARALLEL
+
+# How several processes share the work, see `engine.parallel`.
+STRATEGIES = ("ddp", "fsdp")
 
 _KINDS = {
     bool: "true or false",
     float: "a number",
-    int: "a whole number",
-    list: "a list of texts",
+    int: "an integer",
+    list: "a list of strings",
     str: "a text",
 }
 
@@ -26,7 +28,7 @@ class Field:
     """What a field may hold; as a text, it says so.
 
     Attributes:
-        kind: type of the value; a whole number will do where it is float.
+        kind: type of the value; an integer will do where it is float.
         least, below: bounds of a number; None is any.
         choices: of a text; none is any.
     """
@@ -71,21 +73,21 @@ class Field:
 FIELDS: Mapping[str, Field] = {
     "train.output_dir": Field(str),
     "train.init_checkpoint": Field(str),
-    "train.fresh_head": Field(bool),
+    "train.reset_head": Field(bool),
     "train.device": Field(str),
     "train.seed": Field(int),
     "train.max_iter": Field(int, least=0),
     "train.amp.enabled": Field(bool),
     "train.amp.dtype": Field(str, choices=("auto", "bf16", "fp16")),
     "train.compile": Field(bool),
-    "train.clip_gradient_norm": Field(float, least=0),
-    "train.accumulate": Field(int, least=1),
+    "train.max_grad_norm": Field(float, least=0),
+    "train.grad_accum_steps": Field(int, least=1),
     "train.ema.enabled": Field(bool),
     "train.ema.decay": Field(float, least=0, below=1),
     "train.ema.warmup": Field(int, least=0),
     "train.best_metric": Field(str),
-    "train.nonfinite_limit": Field(int, least=0),
-    "train.parallel": Field(str, choices=PARALLEL),
+    "train.max_nonfinite_steps": Field(int, least=0),
+    "train.strategy": Field(str, choices=STRATEGIES),
     "train.ddp.broadcast_buffers": Field(bool),
     "train.ddp.find_unused_parameters": Field(bool),
     "train.ddp.fp16_compression": Field(bool),
@@ -93,7 +95,7 @@ FIELDS: Mapping[str, Field] = {
     "train.checkpointer.keep_last": Field(int, least=1),
     "train.eval_period": Field(int, least=0),
     "train.log_period": Field(int, least=1),
-    "train.sheet_images": Field(int, least=0),
+    "train.visualized_images": Field(int, least=0),
     "data.train_json": Field(str),
     "data.train_images": Field(str),
     "data.val_json": Field(str),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mvit_det.engine import load_config, prepare_output_dir, resolve_device
+from mvit_det.config import load_config, prepare_output_dir, resolve_device
 from mvit_det.errors import ConfigError, DeviceError
 
 PICO = Path(__file__).resolve().parents[2] / "configs" / "shapes" / "mask_rcnn_mvitv2_pico.py"

@@ -12,7 +12,7 @@ from detectron2.modeling.roi_heads import (
 )
 
 from mvit_det import MViTv2, MViTv2Backbone
-from mvit_det.engine.signatures import Arguments, arguments_of
+from mvit_det.config.signatures import Arguments, arguments_of
 
 
 class Base:

@@ -10,15 +10,9 @@ from detectron2.data import MetadataCatalog
 from omegaconf import OmegaConf
 
 from mvit_det.checkpoint import Checkpointer
+from mvit_det.config import load_config, resolve_device, set_custom_dataset, use_custom_dataset
 from mvit_det.data import generate_shapes
-from mvit_det.engine import (
-    evaluate_checkpoint,
-    load_config,
-    resolve_device,
-    set_own_data,
-    train,
-    use_own_data,
-)
+from mvit_det.engine import evaluate_checkpoint, train
 from mvit_det.errors import CheckpointError, ConfigError, DatasetError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +56,7 @@ def paths(own):
 
 def make_config(own, *overrides, path=PICO):
     config = load_config(path, [f"train.output_dir={own}/output", *overrides])
-    set_own_data(config, **paths(own))
+    set_custom_dataset(config, **paths(own))
     return config
 
 
@@ -74,21 +68,21 @@ def class_counts(model):
     }
 
 
-def test_nothing_happens_without_own_data(own):
+def test_nothing_happens_without_custom_dataset(own):
     config = load_config(PICO, [])
     before = OmegaConf.to_container(config)
-    set_own_data(config, train_json=None, val_json=None)
-    use_own_data(config)
+    set_custom_dataset(config, train_json=None, val_json=None)
+    use_custom_dataset(config)
     assert OmegaConf.to_container(config) == before
     del config.data
-    use_own_data(config)
+    use_custom_dataset(config)
     assert "data" not in config
 
 
 @pytest.mark.parametrize("path", [PICO, CASCADE], ids=["mask", "cascade"])
 def test_a_config_is_fitted_to_the_data(path, own):
     config = make_config(own, path=path)
-    use_own_data(config)
+    use_custom_dataset(config)
     assert list(config.data.class_names) == ["bolt", "nut", "washer"]
     counts = class_counts(instantiate(config.model))
     scores = [shape[0] for name, shape in counts.items() if "cls_score" in name]
@@ -104,7 +98,7 @@ def test_a_config_is_fitted_to_the_data(path, own):
         assert metadata.image_root == str(own / folder / "images")
     assert len(instantiate(config.dataloader.test.dataset)) == 4
     before = OmegaConf.to_container(config)
-    use_own_data(config)
+    use_custom_dataset(config)
     assert OmegaConf.to_container(config) == before
 
 
@@ -114,7 +108,7 @@ def test_numbers_of_classes_that_are_written_out_are_set_and_others_left(own):
     heads = config.model.roi_heads
     heads.box_predictor.num_classes = heads.mask_head.num_classes = 5
     config.model.sem_seg_head = dict(num_classes=54)
-    use_own_data(config)
+    use_custom_dataset(config)
     assert heads.num_classes == heads.box_predictor.num_classes == heads.mask_head.num_classes == 3
     assert config.model.sem_seg_head.num_classes == 54
 
@@ -122,7 +116,7 @@ def test_numbers_of_classes_that_are_written_out_are_set_and_others_left(own):
 def test_a_retinanet_gets_its_number_of_classes(own):
     config = make_config(own)
     config.model = {"num_classes": 80, "head": {"num_classes": "${..num_classes}"}}
-    use_own_data(config)
+    use_custom_dataset(config)
     assert (config.model.num_classes, config.model.head.num_classes) == (3, 3)
 
 
@@ -130,7 +124,7 @@ def test_a_model_without_classes_is_refused(own):
     config = make_config(own)
     config.model = {"backbone": {"num_classes": 4}}
     with pytest.raises(ConfigError, match="the model has no 'num_classes'"):
-        use_own_data(config)
+        use_custom_dataset(config)
 
 
 @pytest.mark.parametrize("path", [PICO, CASCADE], ids=["mask", "cascade"])
@@ -143,7 +137,7 @@ def test_without_masks_the_mask_head_is_taken_out(path, own, caplog):
     write(own / "train", drop_masks)
     config = make_config(own, path=path)
     config.dataloader.train.mapper.recompute_boxes = True
-    use_own_data(config)
+    use_custom_dataset(config)
     assert "has boxes and no masks: the model is trained without a mask head" in caplog.text
     model = instantiate(config.model)
     assert not model.roi_heads.mask_on
@@ -158,7 +152,7 @@ def test_masks_as_run_lengths_are_bitmaps(own):
 
     write(own / "train", encode)
     config = make_config(own)
-    use_own_data(config)
+    use_custom_dataset(config)
     assert config.dataloader.train.mapper.instance_mask_format == "bitmask"
     batch = next(iter(instantiate(config.dataloader.train)))
     assert batch[0]["instances"].gt_masks.tensor.dtype == torch.bool
@@ -167,10 +161,10 @@ def test_masks_as_run_lengths_are_bitmaps(own):
 @pytest.mark.parametrize(
     ("missing", "given", "reason"),
     [
-        ("val_json", "train-json", "a training is evaluated on pictures that it has not seen"),
-        ("val_images", "train-json", "a training is evaluated on pictures that it has not seen"),
-        ("train_images", "train-json", "annotations and pictures go together"),
-        ("train_json", "train-images", "annotations and pictures go together"),
+        ("val_json", "train-json", "a training is evaluated on images that it has not seen"),
+        ("val_images", "train-json", "a training is evaluated on images that it has not seen"),
+        ("train_images", "train-json", "annotations and images go together"),
+        ("train_json", "train-images", "annotations and images go together"),
     ],
 )
 def test_a_missing_path_is_asked_for(missing, given, reason, own):
@@ -180,15 +174,13 @@ def test_a_missing_path_is_asked_for(missing, given, reason, own):
     with pytest.raises(
         ConfigError, match=rf"--{given} needs {flag} \(data.{missing}\) too: {reason}"
     ):
-        use_own_data(config)
+        use_custom_dataset(config)
 
 
 def test_a_missing_folder_is_named(own):
     shutil.rmtree(own / "val" / "images")
-    with pytest.raises(
-        DatasetError, match="there is no folder of pictures '.*'; check --val-images"
-    ):
-        use_own_data(make_config(own))
+    with pytest.raises(DatasetError, match="there is no folder of images '.*'; check --val-images"):
+        use_custom_dataset(make_config(own))
 
 
 def test_errors_of_the_data_are_raised_and_warnings_logged(own, caplog):
@@ -197,10 +189,10 @@ def test_errors_of_the_data_are_raised_and_warnings_logged(own, caplog):
 
     write(own / "train", spoil)
     with pytest.raises(DatasetError, match=r"error: box with a negative size: 1 \(annotation 1: "):
-        use_own_data(make_config(own))
+        use_custom_dataset(make_config(own))
     write(own / "train")
     write(own / "val", lambda dataset: dataset["annotations"].clear())
-    use_own_data(make_config(own))
+    use_custom_dataset(make_config(own))
     assert "warning: no object is annotated" in caplog.text
 
 
@@ -210,7 +202,7 @@ def test_different_categories_are_told_apart(own):
 
     write(own / "val", rename)
     with pytest.raises(DatasetError) as raised:
-        use_own_data(make_config(own))
+        use_custom_dataset(make_config(own))
     train, val = (own / name / "own.json" for name in ("train", "val"))
     assert str(raised.value) == (
         f"the categories of '{train}' and '{val}' differ (only in '{train}': 'nut'; only in "
@@ -224,44 +216,44 @@ def test_different_categories_are_told_apart(own):
 
     write(own / "val", reorder)
     with pytest.raises(DatasetError, match="their ids put the same names in another order"):
-        use_own_data(make_config(own))
+        use_custom_dataset(make_config(own))
 
 
-def test_weights_for_other_classes_get_a_fresh_head(own, caplog):
+def test_weights_for_other_classes_get_a_reset_head(own, caplog):
     weights = own / "five.pth"
     torch.save({"model": instantiate(load_config(PICO, []).model).state_dict()}, weights)
     config = make_config(own, f"train.init_checkpoint={weights}")
-    use_own_data(config)
-    assert config.train.fresh_head
+    use_custom_dataset(config)
+    assert config.train.reset_head
     assert "are for other classes: the layers that depend on the classes start anew" in caplog.text
 
-    config.train.fresh_head = False
+    config.train.reset_head = False
     model = instantiate(config.model)
     for names, fresh in ((["bolt", "nut", "washer"], False), (["a", "b", "c"], True)):
         torch.save({"model": model.state_dict(), "class_names": names}, weights)
-        config.train.fresh_head = False
-        use_own_data(config)
-        assert config.train.fresh_head == fresh
+        config.train.reset_head = False
+        use_custom_dataset(config)
+        assert config.train.reset_head == fresh
 
 
 def test_weights_are_not_looked_at_where_they_do_not_count(own):
     config = make_config(own, "train.init_checkpoint=nowhere.pth")
     with pytest.raises(CheckpointError, match="there is no file 'nowhere.pth'"):
-        use_own_data(config)
-    use_own_data(config, evaluate_only=True)
+        use_custom_dataset(config)
+    use_custom_dataset(config, evaluate_only=True)
     (own / "output").mkdir()
     torch.save({}, own / "output" / "model_0000001.pth")
-    use_own_data(config, resume=True)
+    use_custom_dataset(config, resume=True)
 
 
 def test_evaluation_needs_no_training_data(own):
     config = make_config(own)
     shutil.rmtree(own / "train")
-    use_own_data(config, evaluate_only=True)
+    use_custom_dataset(config, evaluate_only=True)
     assert config.model.roi_heads.num_classes == 3
     config.data.class_names = ["bolt", "nut", "screw"]
     with pytest.raises(DatasetError, match="only in .*: 'screw'; only in .*: 'washer'"):
-        use_own_data(config, evaluate_only=True)
+        use_custom_dataset(config, evaluate_only=True)
 
 
 @pytest.mark.parametrize("path", [PICO, CASCADE], ids=["mask", "cascade"])
@@ -271,18 +263,18 @@ def test_boxes_alone_start_from_weights_with_a_mask_head(path, own, caplog):
     torch.save({"model": instantiate(load_config(path, []).model).state_dict()}, weights)
     write(own / "train", lambda dataset: [a.pop("segmentation") for a in dataset["annotations"]])
     config = make_config(own, f"train.init_checkpoint={weights}", path=path)
-    use_own_data(config)
+    use_custom_dataset(config)
     model = instantiate(config.model)
     with caplog.at_level("INFO"):
-        checkpointer = Checkpointer(model, fresh_head=config.train.fresh_head)
+        checkpointer = Checkpointer(model, reset_head=config.train.reset_head)
         checkpointer.resume_or_load(weights, resume=False)
     assert re.search(r"dropped on purpose +\d+ +mask head, which the model does not", caplog.text)
 
 
 def test_trains_and_evaluates_again_from_the_saved_config(own):
-    """In one process; docs/own-data.md is run in several."""
+    """In one process; docs/custom-datasets.md is run in several."""
     config = make_config(own, "train.max_iter=2", "train.device=cpu")
-    use_own_data(config)
+    use_custom_dataset(config)
     resolve_device(config)
     output = own / "output"
     output.mkdir()
@@ -300,7 +292,7 @@ def test_trains_and_evaluates_again_from_the_saved_config(own):
     shutil.rmtree(own / "train")
     weights = f"train.init_checkpoint={output}/model_final.pth"
     config = load_config(output / "config.yaml", [weights])
-    use_own_data(config, evaluate_only=True)
+    use_custom_dataset(config, evaluate_only=True)
     evaluate_checkpoint(config)
     assert json.loads(results.read_text()) == at_the_end
 
@@ -309,6 +301,6 @@ def test_trains_boxes_alone(own):
     for name in ("train", "val"):
         write(own / name, lambda dataset: [a.pop("segmentation") for a in dataset["annotations"]])
     config = make_config(own, "train.max_iter=1", "train.device=cpu", path=CASCADE)
-    use_own_data(config)
+    use_custom_dataset(config)
     resolve_device(config)
     assert set(train(config)) == {"bbox"}

@@ -6,7 +6,7 @@ import pytest
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mvit_det.engine.fields import FIELDS, Field, is_group, names_below
+from mvit_det.config.schema import FIELDS, Field, is_group, names_below
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -33,9 +33,9 @@ def test_every_field_has_a_description_and_a_default_that_fits_it(entry, file):
     [
         (Field(bool), [True, False], [0, 1, "true", None], "true or false"),
         (Field(str), ["", "x"], [1, None, True, ["x"]], "a text"),
-        (Field(int), [-1, 0, 10**9], [1.0, "1", True, None, []], "a whole number"),
+        (Field(int), [-1, 0, 10**9], [1.0, "1", True, None, []], "an integer"),
         (Field(float), [-1.5, 3], ["1e-3", False, None, float("nan")], "a number"),
-        (Field(list), [[], ["a", "b"]], ["a", [1], None, {}], "a list of texts"),
+        (Field(list), [[], ["a", "b"]], ["a", [1], None, {}], "a list of strings"),
     ],
 )
 def test_values_of_another_type_are_refused(field, good, bad, text):

@@ -6,7 +6,7 @@ from enum import Enum
 from tabulate import tabulate
 
 
-class Outcome(Enum):
+class KeyStatus(Enum):
     """All that can become of a key."""
 
     LOADED = "loaded"
@@ -22,46 +22,46 @@ class Entry:
 
     Attributes:
         key: its name.
-        outcome: what became of it.
+        status: what became of it.
         reason: why or how, the same text for keys of a kind.
     """
 
     key: str
-    outcome: Outcome
+    status: KeyStatus
     reason: str = ""
 
 
 @dataclass
-class Accounting:
-    """The outcome of every key, each once."""
+class LoadReport:
+    """The status of every key, each once."""
 
     title: str
     entries: list[Entry] = field(default_factory=list)
 
-    def add(self, key: str, outcome: Outcome, reason: str = "") -> None:
+    def add(self, key: str, status: KeyStatus, reason: str = "") -> None:
         """Notes what became of a key."""
-        self.entries.append(Entry(key, outcome, reason))
+        self.entries.append(Entry(key, status, reason))
 
-    def keys(self, outcome: Outcome) -> list[str]:
-        """The keys with an outcome, in the order they were noted."""
-        return [entry.key for entry in self.entries if entry.outcome is outcome]
+    def keys(self, status: KeyStatus) -> list[str]:
+        """The keys with an status, in the order they were noted."""
+        return [entry.key for entry in self.entries if entry.status is status]
 
     @property
     def errors(self) -> list[Entry]:
         """What has to be mended before the weights can be used."""
-        return [entry for entry in self.entries if entry.outcome is Outcome.ERROR]
+        return [entry for entry in self.entries if entry.status is KeyStatus.ERROR]
 
     def table(self) -> str:
-        """One line per kind of outcome: how many keys, why, and the first of them."""
-        groups: dict[tuple[Outcome, str], list[str]] = {}
+        """One line per kind of status: how many keys, why, and the first of them."""
+        groups: dict[tuple[KeyStatus, str], list[str]] = {}
         for entry in self.entries:
-            groups.setdefault((entry.outcome, entry.reason), []).append(entry.key)
-        order = list(Outcome)
+            groups.setdefault((entry.status, entry.reason), []).append(entry.key)
+        order = list(KeyStatus)
         rows = [
-            (outcome.value, len(keys), reason, keys[0] + (", …" if len(keys) > 1 else ""))
-            for (outcome, reason), keys in sorted(
+            (status.value, len(keys), reason, keys[0] + (", …" if len(keys) > 1 else ""))
+            for (status, reason), keys in sorted(
                 groups.items(), key=lambda item: order.index(item[0][0])
             )
         ]
-        headers = ("outcome", "keys", "why", "such as")
+        headers = ("status", "keys", "why", "such as")
         return f"{self.title}\n{tabulate(rows, headers, tablefmt='simple')}"

@@ -19,20 +19,20 @@ def fit_schedule(
     *,
     epochs: float | None = None,
     batch_size: int | None = None,
-    accumulate: int | None = None,
+    grad_accum_steps: int | None = None,
 ) -> None:
     """Changes batch, length and learning rate of a config together, in place, and logs the result.
 
     The learning rate grows with the batch (linear rule: Goyal et al., "Accurate, Large Minibatch
-    SGD", section 2.1); the warm-up sees as many pictures as before, and steps of the learning
+    SGD", section 2.1); the warm-up sees as many images as before, and steps of the learning
     rate, evaluations and checkpoints stay at the same shares of the training.
 
     Args:
         config: with an `lr_multiplier` as the functions of `configs/common/schedule.py` make it.
-        epochs: passes over the training pictures that have annotations; None keeps the number of
-            pictures that the training sees.
-        batch_size: pictures of a step, over all processes and parts; None keeps it.
-        accumulate: parts in which each process sees its share of a batch; None keeps it.
+        epochs: passes over the training images that have annotations; None keeps the number of
+            images that the training sees.
+        batch_size: images of a step, over all processes and parts; None keeps it.
+        grad_accum_steps: parts in which each process sees its share of a batch; None keeps it.
 
     Raises:
         ConfigError: a number is not positive or not finite, or the config has no length to go by.
@@ -40,12 +40,12 @@ def fit_schedule(
     for name, number in (
         ("epochs", epochs),
         ("batch-size", batch_size),
-        ("accumulate", accumulate),
+        ("grad_accum_steps", grad_accum_steps),
     ):
         if number is not None and not 0 < number < math.inf:
             raise ConfigError(f"--{name} must be positive and finite, not {number}")
-    if accumulate is not None:
-        config.train.accumulate = accumulate
+    if grad_accum_steps is not None:
+        config.train.grad_accum_steps = grad_accum_steps
     before = config.dataloader.train.total_batch_size
     batch = batch_size or before
     old_iterations = config.train.max_iter
@@ -74,7 +74,7 @@ def describe_schedule(config: DictConfig) -> str:
     settings, multiplier = config.train, config.lr_multiplier
     text = (
         f"Schedule: {settings.max_iter} iterations of {config.dataloader.train.total_batch_size} "
-        f"pictures in {settings.accumulate} part(s) per process, learning rate "
+        f"images in {settings.grad_accum_steps} part(s) per process, learning rate "
         f"{config.optimizer.lr:.3g}"
     )
     if "warmup_length" in multiplier:

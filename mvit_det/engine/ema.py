@@ -9,10 +9,10 @@ import torch
 from detectron2.engine import HookBase
 from torch import Tensor, nn
 
-from .parallel import spread_like, unwrapped, whole_tensor
+from .parallel import distribute_like, full_tensor, unwrapped
 
 
-class WeightAverage(HookBase):
+class ModelEMA(HookBase):
     """Averages parameters over the training, as average ← d · average + (1 − d) · parameter.
 
     In update t (from 1) d is `decay` · (1 − exp(−t / `warmup`)), so that the average leaves the
@@ -73,7 +73,7 @@ class WeightAverage(HookBase):
     def state_dict(self) -> dict[str, Any]:
         """The average, whole, and how many updates it has seen; for all processes together."""
         average: dict[str, Tensor] = {
-            name: whole_tensor(tensor) for name, tensor in self.average.items()
+            name: full_tensor(tensor) for name, tensor in self.average.items()
         }
         return {"updates": self.updates, "average": average}
 
@@ -82,4 +82,4 @@ class WeightAverage(HookBase):
         """Restores what `state_dict` returned."""
         self.updates = state["updates"]
         for name, tensor in self.average.items():
-            tensor.copy_(spread_like(state["average"][name], tensor))
+            tensor.copy_(distribute_like(state["average"][name], tensor))

@@ -12,8 +12,8 @@ from torch import nn
 from ..checkpoint import Checkpointer
 from ..checkpoint.loading import read_weights
 from ..data.coco_json import class_names, read_coco_json
-from ..data.problems import check_dataset, has_masks
 from ..data.registration import register_coco_json
+from ..data.validation import check_dataset, has_masks
 from ..errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 PATHS = ("train_json", "train_images", "val_json", "val_images")
 
 
-def set_own_data(config: DictConfig, **paths: str | Path | None) -> None:
+def set_custom_dataset(config: DictConfig, **paths: str | Path | None) -> None:
     """Writes paths into `config.data`, absolute, so that the saved config works from everywhere.
 
     Args:
@@ -34,23 +34,23 @@ def set_own_data(config: DictConfig, **paths: str | Path | None) -> None:
         config.data = {**config.get("data", {}), **given}
 
 
-def use_own_data(
+def use_custom_dataset(
     config: DictConfig,
     *,
     evaluate_only: bool = False,
     resume: bool = False,
     trust_checkpoint: bool = False,
 ) -> None:
-    """Checks and registers the data sets of `config.data`, and fits the config to them, in place.
+    """Checks and registers the datasets of `config.data`, and fits the config to them, in place.
 
-    Nothing happens if `config.data` names no files. Else loaders and evaluator get the data sets,
+    Nothing happens if `config.data` names no files. Else loaders and evaluator get the datasets,
     all heads their number of classes, and `config.data.class_names` their names. To train:
 
     * Without masks in the training data the mask head is taken out, and masks are not asked for.
     * With masks as run-length encoding, masks are bitmaps in training, and not polygons.
-    * With weights for other classes, `train.fresh_head` is set.
+    * With weights for other classes, `train.reset_head` is set.
 
-    Called in every process, before the config is saved. The files of pictures are looked at in the
+    Called in every process, before the config is saved. The files of images are looked at in the
     main process of each machine only.
 
     Args:
@@ -108,8 +108,8 @@ def use_own_data(
     elif need_masks and _has_run_lengths(training["annotations"]):
         mapper.instance_mask_format = "bitmask"
     goes_on = resume and any(Checkpointer(nn.Module(), config.train.output_dir).checkpoints())
-    if config.train.init_checkpoint and not goes_on and not config.train.fresh_head:
-        _choose_fresh_head(config, trust_checkpoint)
+    if config.train.init_checkpoint and not goes_on and not config.train.reset_head:
+        _choose_reset_head(config, trust_checkpoint)
 
 
 def _check_paths(data: Mapping[str, Any], evaluate_only: bool) -> None:
@@ -120,20 +120,20 @@ def _check_paths(data: Mapping[str, Any], evaluate_only: bool) -> None:
             raise ConfigError(
                 f"--{given.replace('_', '-')} needs --{key.replace('_', '-')} (data.{key}) too: "
                 + (
-                    "a training is evaluated on pictures that it has not seen"
+                    "a training is evaluated on images that it has not seen"
                     if key.startswith("val")
-                    else "annotations and pictures go together"
+                    else "annotations and images go together"
                 )
             )
     for key in needed[1::2]:
         if not Path(data[key]).is_dir():
             raise DatasetError(
-                f"there is no folder of pictures '{data[key]}'; check --{key.replace('_', '-')}"
+                f"there is no folder of images '{data[key]}'; check --{key.replace('_', '-')}"
             )
 
 
 def _difference(expected: Sequence[str], found: Sequence[str], data: Mapping[str, Any]) -> str:
-    """A sentence on how the categories of two data sets differ."""
+    """A sentence on how the categories of two datasets differ."""
     reference = f"'{data['train_json']}'" if data.get("train_json") else "the training data"
     parts = [
         f"only in {where}: {', '.join(repr(name) for name in names)}"
@@ -199,12 +199,12 @@ def _has_run_lengths(annotations: Sequence[Mapping[str, Any]]) -> bool:
     )
 
 
-def _choose_fresh_head(config: DictConfig, trust: bool) -> None:
-    """Sets `train.fresh_head` if the weights to start from are for other classes."""
+def _choose_reset_head(config: DictConfig, trust: bool) -> None:
+    """Sets `train.reset_head` if the weights to start from are for other classes."""
     path = config.train.init_checkpoint
     weights = read_weights(path, trust=trust)
     names = list(config.data.class_names)
-    known = list(weights.extras.get("class_names") or names)
+    known = list(weights.metadata.get("class_names") or names)
     counts = {
         # One row is for the background.
         tensor.shape[0] - 1
@@ -212,9 +212,9 @@ def _choose_fresh_head(config: DictConfig, trust: bool) -> None:
         if key.endswith("cls_score.weight") and "roi_heads" in key
     }
     if known != names or counts - {len(names)}:
-        config.train.fresh_head = True
+        config.train.reset_head = True
         logger.warning(
             "The weights '%s' are for other classes: the layers that depend on the classes start "
-            "anew (train.fresh_head=True)",
+            "anew (train.reset_head=True)",
             path,
         )

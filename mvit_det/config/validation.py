@@ -9,13 +9,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
-from .fields import FIELDS, OPTIONAL, is_group, names_below
+from .schema import FIELDS, OPTIONAL, is_group, names_below
 from .signatures import Arguments, arguments_of
 
 REQUIRED = ("model", "dataloader", "train", "optimizer", "lr_multiplier")
 
 
-def find_problems(config: DictConfig, added: Collection[str] = ()) -> list[str]:
+def find_issues(config: DictConfig, added: Collection[str] = ()) -> list[str]:
     """Checks the names of all fields, and the values of those in `train` and `data`.
 
     What is called with fields as its arguments (`_target_`) says by its signature which there
@@ -31,28 +31,28 @@ def find_problems(config: DictConfig, added: Collection[str] = ()) -> list[str]:
     """
     # As it is written, with what refers to other fields still as '${…}'.
     tree: Any = OmegaConf.to_container(config, resolve=False)
-    problems = []
+    issues = []
     for name in REQUIRED:
         if name not in tree:
             near = _near(name, [other for other in tree if other not in REQUIRED])
-            problems.append(f"the config has no '{name}'" + (f"; is it '{near}'?" if near else ""))
+            issues.append(f"the config has no '{name}'" + (f"; is it '{near}'?" if near else ""))
     for name, node in tree.items():
         if is_group(name):
-            problems += _problems_in_group(config, name, node, added)
+            issues += _issues_in_group(config, name, node, added)
         else:
-            problems += _problems_in_call(node, name, added)
+            issues += _issues_in_call(node, name, added)
     for path in _paths(config):
-        problems += _problems_of_reference(config, path)
-    return problems
+        issues += _issues_of_reference(config, path)
+    return issues
 
 
-def raise_problems(problems: Sequence[str]) -> None:
+def raise_issues(issues: Sequence[str]) -> None:
     """Raises a `ConfigError` that lists them, if there are any."""
-    if len(problems) == 1:
-        raise ConfigError(problems[0])
-    if problems:
-        lines = "".join(f"\n  {problem}" for problem in problems)
-        raise ConfigError(f"the config has {len(problems)} mistakes:{lines}")
+    if len(issues) == 1:
+        raise ConfigError(issues[0])
+    if issues:
+        lines = "".join(f"\n  {problem}" for problem in issues)
+        raise ConfigError(f"the config has {len(issues)} mistakes:{lines}")
 
 
 def find_unknown(config: DictConfig, key: str) -> str | None:
@@ -110,7 +110,7 @@ def _unknown_in_change(
     return f"unknown field '{key}'; to add it on purpose, write '+{key}=…'"
 
 
-def _problems_in_group(
+def _issues_in_group(
     config: DictConfig, group: str, node: Any, added: Collection[str]
 ) -> Iterator[str]:
     """Problems of a dict whose fields are described in `FIELDS`."""
@@ -121,9 +121,9 @@ def _problems_in_group(
     for name, value in node.items():
         path = f"{group}.{name}"
         if is_group(path):
-            yield from _problems_in_group(config, path, value, added)
+            yield from _issues_in_group(config, path, value, added)
         elif path in FIELDS:
-            yield from _problems_of_value(config, path)
+            yield from _issues_of_value(config, path)
         elif path not in added:
             yield _unknown(path, known, f"{group} has")
     if group.partition(".")[0] not in OPTIONAL:
@@ -135,7 +135,7 @@ def _problems_in_group(
             )
 
 
-def _problems_of_value(config: DictConfig, path: str) -> Iterator[str]:
+def _issues_of_value(config: DictConfig, path: str) -> Iterator[str]:
     field = FIELDS[path]
     try:
         value = OmegaConf.select(config, path)
@@ -148,11 +148,11 @@ def _problems_of_value(config: DictConfig, path: str) -> Iterator[str]:
         yield f"{path} must be {demand}, not {value!r}"
 
 
-def _problems_in_call(node: Any, path: str, added: Collection[str]) -> Iterator[str]:
+def _issues_in_call(node: Any, path: str, added: Collection[str]) -> Iterator[str]:
     """Problems of the arguments of whatever is called in a part of the config."""
     if isinstance(node, list):
         for number, entry in enumerate(node):
-            yield from _problems_in_call(entry, f"{path}.{number}", added)
+            yield from _issues_in_call(entry, f"{path}.{number}", added)
     if not isinstance(node, dict):
         return
     if "_target_" in node:
@@ -160,12 +160,12 @@ def _problems_in_call(node: Any, path: str, added: Collection[str]) -> Iterator[
         if target is None:
             yield f"{path}._target_ is '{node['_target_']}', which cannot be imported"
         else:
-            yield from _problems_of_arguments(node, path, target, added)
+            yield from _issues_of_arguments(node, path, target, added)
     for name, value in node.items():
-        yield from _problems_in_call(value, f"{path}.{name}", added)
+        yield from _issues_in_call(value, f"{path}.{name}", added)
 
 
-def _problems_of_arguments(
+def _issues_of_arguments(
     node: dict[str, Any], path: str, target: Callable[..., Any], added: Collection[str]
 ) -> Iterator[str]:
     arguments: Arguments = arguments_of(target)
@@ -177,7 +177,7 @@ def _problems_of_arguments(
             yield _unknown(f"{path}.{name}", arguments.names, owner)
 
 
-def _problems_of_reference(config: DictConfig, path: str) -> Iterator[str]:
+def _issues_of_reference(config: DictConfig, path: str) -> Iterator[str]:
     """Problems of a field such as '${..lr}' whose value is that of another one."""
     try:
         OmegaConf.select(config, path)

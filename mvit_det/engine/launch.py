@@ -37,7 +37,7 @@ def launch(
     machine_rank: int = 0,
     dist_url: str = "auto",
 ) -> None:
-    """Runs a function in each process of a training, and ends the program by its outcome.
+    """Runs a function in each process of a training, and ends the program by its status.
 
     A process that torchrun started takes part in what torchrun started, whatever the numbers say.
     Otherwise Detectron2's launcher starts `num_processes` processes on this machine, or runs the
@@ -106,7 +106,7 @@ def _check_gpus(device: str | None, num_processes: int) -> None:
 
 
 def _main_of_a_child(main: Callable[..., None], arguments: tuple[Any, ...], debug: bool) -> None:
-    """Runs the function in a process that Detectron2's launcher started, and exits by its outcome.
+    """Runs the function in a process that Detectron2's launcher started, and exits by its status.
 
     Only exit codes get from here to the launcher; it would wrap exceptions in its own.
     """

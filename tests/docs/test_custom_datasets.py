@@ -1,4 +1,4 @@
-"""What docs/own-data.md tells its readers to run."""
+"""What docs/custom-datasets.md tells its readers to run."""
 
 import re
 import shutil
@@ -9,14 +9,14 @@ from detectron2.config import instantiate
 
 from mvit_det import model_zoo
 from mvit_det.checkpoint.download import cache_path
+from mvit_det.config import load_config
 from mvit_det.data.images import read_image
-from mvit_det.engine import load_config
 from mvit_det.prediction.video import VideoReader, VideoWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_own_data(run_page, write_parts, tmp_path, monkeypatch):
+def test_custom_dataset(run_page, write_parts, tmp_path, monkeypatch):
     write_parts(tmp_path)
     # A small model in the place of the page's, and its weights where the download would be.
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
@@ -31,16 +31,16 @@ def test_own_data(run_page, write_parts, tmp_path, monkeypatch):
         for path in sorted((tmp_path / "parts" / "val").iterdir()):
             clip.write(read_image(path))
 
-    inspected, trained, evaluated, found, filmed = run_page("own-data.md", tmp_path)
+    inspected, trained, evaluated, found, filmed = run_page("custom-datasets.md", tmp_path)
 
     output = tmp_path / "output" / "parts"
     assert "8 images (0 without objects), " in inspected
     assert "error: " not in inspected
-    assert read_image(tmp_path / "output" / "inspection" / "contact_sheet.png").shape[1] > 1000
+    assert read_image(tmp_path / "output" / "inspection" / "contact_grid.png").shape[1] > 1000
     assert "The 3 classes: bolt, nut, washer" in trained
     assert "are for other classes: the layers that depend on the classes start anew" in trained
-    # 12 epochs of 8 pictures, 4 at a time.
-    assert "Schedule: 24 iterations of 4 pictures in 2 part(s) per process" in trained
+    # 12 epochs of 8 images, 4 at a time.
+    assert "Schedule: 24 iterations of 4 images in 2 part(s) per process" in trained
     assert (output / "evaluation_ema" / "coco_instances_results.json").exists()
     assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == 23
     table = r"(?s)Evaluation results for segm: \n(.*?)\n\["
@@ -50,8 +50,8 @@ def test_own_data(run_page, write_parts, tmp_path, monkeypatch):
     with VideoReader(tmp_path / "output" / "clip.mp4") as clip:
         frames = list(clip)
     assert len(frames) == 4, filmed
-    sheets = [output / folder / "predictions.png" for folder in ("evaluation", "evaluation_ema")]
-    pictures = [read_image(path) for path in (*drawn, *sheets)]
-    for picture in (*pictures, *frames):
-        # No blank picture is as colourful.
-        assert picture.std() > 20
+    grids = [output / folder / "predictions.png" for folder in ("evaluation", "evaluation_ema")]
+    images = [read_image(path) for path in (*drawn, *grids)]
+    for image in (*images, *frames):
+        # No blank image is as colourful.
+        assert image.std() > 20

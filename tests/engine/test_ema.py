@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from mvit_det.engine.averaging import WeightAverage
+from mvit_det.engine.ema import ModelEMA
 
 
 def make(decay=0.9, warmup=0):
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
     model[2].requires_grad_(False)
-    return model, WeightAverage(model, decay, warmup)
+    return model, ModelEMA(model, decay, warmup)
 
 
 def walk(model, average, steps):

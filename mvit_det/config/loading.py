@@ -13,8 +13,8 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError, DeviceError
-from .fields import FIELDS
-from .validation import find_problems, find_unknown, raise_problems
+from .schema import FIELDS
+from .validation import find_issues, find_unknown, raise_issues
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
 
     Raises:
         ConfigError: the file is missing or not a config, a change cannot be read or applied, or
-            fields are unknown or have values that they cannot have, see `find_problems`.
+            fields are unknown or have values that they cannot have, see `find_issues`.
     """
     path = Path(path)
     if not path.is_file():
@@ -38,8 +38,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         config = LazyConfig.load(str(path))
     except (SyntaxError, ValueError) as error:
         raise ConfigError(f"cannot read the config file '{path}': {error}") from error
-    added, problems = _apply_overrides(config, overrides)
-    raise_problems(problems + find_problems(config, added))
+    added, issues = _apply_overrides(config, overrides)
+    raise_issues(issues + find_issues(config, added))
     return config
 
 
@@ -54,7 +54,7 @@ def _apply_overrides(config: DictConfig, overrides: Sequence[str]) -> tuple[set[
         ConfigError: a change cannot be read or applied.
     """
     added: set[str] = set()
-    problems: list[str] = []
+    issues: list[str] = []
     for text in overrides:
         if "=" not in text:
             raise ConfigError(
@@ -71,13 +71,13 @@ def _apply_overrides(config: DictConfig, overrides: Sequence[str]) -> tuple[set[
             if problem and adds:
                 added.add(key)
             elif problem or (problem := _wrong_kind(config, key, value)):
-                problems.append(problem)
+                issues.append(problem)
                 continue
             LazyConfig.apply_overrides(config, [text])
         except (OverrideParseException, KeyError) as error:
             reason = str(error.args[0]).splitlines()[0]
             raise ConfigError(f"cannot apply {text}: {reason}") from error
-    return added, problems
+    return added, issues
 
 
 def _wrong_kind(config: DictConfig, key: str, value: Any) -> str | None:

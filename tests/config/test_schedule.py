@@ -6,8 +6,8 @@ from detectron2.config import instantiate
 from fvcore.common.param_scheduler import CosineParamScheduler
 from omegaconf import OmegaConf
 
-from mvit_det.engine import load_config
-from mvit_det.engine.schedule import fit_schedule
+from mvit_det.config import load_config
+from mvit_det.config.schedule import fit_schedule
 from mvit_det.errors import ConfigError
 from mvit_det.model_zoo import configs_folder
 
@@ -17,7 +17,7 @@ def records(number):
 
 
 def make_config(images=100):
-    """MViTv2-T's schedule: 67,500 iterations of 64 pictures, on a data set of our own."""
+    """MViTv2-T's schedule: 67,500 iterations of 64 images, on a dataset of our own."""
     config = load_config(configs_folder() / "COCO" / "mask_rcnn_mvitv2_t.py")
     config.dataloader.train.dataset = L(records)(number=images)
     return config
@@ -29,25 +29,25 @@ def rates(config, *shares):
     return [multiplier(share) for share in shares]
 
 
-def test_a_smaller_batch_sees_as_many_pictures_at_a_lower_rate(caplog):
+def test_a_smaller_batch_sees_as_many_images_at_a_lower_rate(caplog):
     config = make_config()
     with caplog.at_level(logging.INFO, logger="mvit_det"):
         fit_schedule(config, batch_size=16)
     assert config.train.max_iter == 4 * 67_500
     assert config.dataloader.train.total_batch_size == 16
     assert config.optimizer.lr == pytest.approx(1.6e-4 / 4)
-    # Warm-up over 250 iterations of 64 pictures.
+    # Warm-up over 250 iterations of 64 images.
     assert config.lr_multiplier.warmup_length * config.train.max_iter == pytest.approx(1000)
     assert rates(config, 0, 0.5, 0.8, 0.95) == pytest.approx([0.001, 1, 0.1, 0.01])
     assert config.train.eval_period == 20_000
     assert config.train.checkpointer.period == 20_000
     assert caplog.messages[-1] == (
-        "Schedule: 270000 iterations of 16 pictures in 1 part(s) per process, learning rate 4e-05, "
+        "Schedule: 270000 iterations of 16 images in 1 part(s) per process, learning rate 4e-05, "
         "warm-up 1000 iterations, steps at 210000, 250000, an evaluation every 20000"
     )
 
 
-def test_epochs_count_the_pictures_there_are(caplog):
+def test_epochs_count_the_images_there_are(caplog):
     config = make_config(images=6400)
     with caplog.at_level(logging.INFO, logger="mvit_det"):
         fit_schedule(config, epochs=12)
@@ -77,9 +77,9 @@ def test_trainings_of_a_few_iterations_have_a_schedule_too(iterations):
 def test_accumulation_changes_no_schedule():
     config, before = make_config(), make_config()
     config.lr_multiplier.warmup_length = before.lr_multiplier.warmup_length = 0.5
-    fit_schedule(config, accumulate=8)
-    assert config.train.accumulate == 8
-    config.train.accumulate = 1
+    fit_schedule(config, grad_accum_steps=8)
+    assert config.train.grad_accum_steps == 8
+    config.train.grad_accum_steps = 1
     assert OmegaConf.to_yaml(config, resolve=False) == OmegaConf.to_yaml(before, resolve=False)
 
 
@@ -91,7 +91,7 @@ def test_schedules_without_steps_are_relative():
     assert rates(config, 0.5) == pytest.approx([0.5])
 
 
-@pytest.mark.parametrize("name", ["epochs", "batch_size", "accumulate"])
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "grad_accum_steps"])
 def test_numbers_have_to_be_positive(name):
     flag = f"--{name.replace('_', '-')}"
     with pytest.raises(ConfigError, match=f"{flag} must be positive and finite, not 0"):

@@ -6,8 +6,8 @@ import pytest
 from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 
-from mvit_det.engine import load_config
-from mvit_det.engine.validation import find_problems
+from mvit_det.config import load_config
+from mvit_det.config.validation import find_issues
 from mvit_det.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -62,11 +62,14 @@ def test_the_configs_have_no_mistakes(path, tmp_path):
             "unknown field 'dataloader.train.mapper.augmentations.7.prob': "
             "'dataloader.train.mapper.augmentations' is a list of 1, numbered from 0",
         ),
-        ("train.max_iter=ten", "train.max_iter must be a whole number, not 'ten'"),
-        ("train.max_iter=1e4", "train.max_iter must be a whole number, not 10000.0"),
-        ("train.accumulate=0", "train.accumulate must be a whole number of at least 1, not 0"),
+        ("train.max_iter=ten", "train.max_iter must be an integer, not 'ten'"),
+        ("train.max_iter=1e4", "train.max_iter must be an integer, not 10000.0"),
+        (
+            "train.grad_accum_steps=0",
+            "train.grad_accum_steps must be an integer of at least 1, not 0",
+        ),
         ("train.compile=yes", "train.compile must be true or false, not 'yes'"),
-        ("train.parallel=dp", "train.parallel must be 'ddp' or 'fsdp', not 'dp'"),
+        ("train.strategy=dp", "train.strategy must be 'ddp' or 'fsdp', not 'dp'"),
         (
             "train.ema.decay=1",
             "train.ema.decay must be a number of at least 0 and below 1, not 1",
@@ -94,7 +97,7 @@ def test_all_mistakes_are_named_at_once():
         "the config has 3 mistakes:",
         "  unknown field 'train.max_iters'; did you mean 'train.max_iter'?",
         "  optimizer.lr must be a number, not 'high'",
-        "  train.seed must be a whole number, not 'one'",
+        "  train.seed must be an integer, not 'one'",
     ]
 
 
@@ -107,14 +110,14 @@ def test_arguments_that_the_config_leaves_to_their_defaults_can_be_set():
             "dataloader.train.dataset.min_keypoints=0",
             "dataloader.train.mapper.augmentations.0.prob=0.25",
             "dataloader.train.dataset.names=[shapes_train,shapes_val]",
-            "optimizer.lr=${train.clip_gradient_norm}",
+            "optimizer.lr=${train.max_grad_norm}",
             "optimizer.fused=null",
             "data.train_json=x.json",
         ],
     )
     assert config.model.backbone.bottom_up.mask_padding is True
     assert config.dataloader.train.mapper.augmentations[0].prob == 0.25
-    assert config.optimizer.lr == config.train.clip_gradient_norm
+    assert config.optimizer.lr == config.train.max_grad_norm
     assert config.data.train_json == "x.json"
 
 
@@ -187,11 +190,11 @@ def test_other_entries_may_hold_anything():
     config = load_config(PICO)
     config.helper = {"anything": {"goes": [1, "two"]}}
     config.data.class_names = ["cat", "犬"]
-    assert find_problems(config) == []
+    assert find_issues(config) == []
     config.data.class_names = [1]
-    assert find_problems(config) == ["data.class_names must be a list of texts, not [1]"]
+    assert find_issues(config) == ["data.class_names must be a list of strings, not [1]"]
     config = OmegaConf.create({"train": dict(config.train)}, flags={"allow_objects": True})
-    assert find_problems(config) == [
+    assert find_issues(config) == [
         f"the config has no '{name}'"
         for name in ("model", "dataloader", "optimizer", "lr_multiplier")
     ]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvit_det.evaluation import pictures
-from mvit_det.evaluation.pictures import draw_ap_by_class, draw_precision_recall
+from mvit_det.evaluation import plots
+from mvit_det.evaluation.plots import draw_ap_by_class, draw_precision_recall
 
 ODD_NAMES = ["猫", "$x^{", "_hidden", "two\nlines", "an endless name " * 5, ""]
 
@@ -41,7 +41,7 @@ def test_any_number_of_classes_with_any_names_is_drawn(make_evaluation, tmp_path
     assert coloured(bars) > 0.1
 
 
-def test_without_objects_or_masks_there_are_pictures_too(make_evaluation, tmp_path):
+def test_without_objects_or_masks_there_are_images_too(make_evaluation, tmp_path):
     for number, evaluations in enumerate(
         [
             {task: make_evaluation(["a", "b"], empty=[0, 1]) for task in ("bbox", "segm")},
@@ -59,7 +59,7 @@ def test_without_objects_or_masks_there_are_pictures_too(make_evaluation, tmp_pa
 def test_classes_are_drawn_from_the_best_to_the_worst(make_evaluation, monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(
-        pictures, "_draw_bars", lambda axes, evaluations, indexes, slots: drawn.append(indexes)
+        plots, "_draw_bars", lambda axes, evaluations, indexes, slots: drawn.append(indexes)
     )
     evaluation = make_evaluation([str(i) for i in range(100)], empty=[7])
     figures = np.array([evaluation.metrics(index)["AP"] for index in range(100)])
@@ -76,7 +76,7 @@ def test_classes_are_drawn_from_the_best_to_the_worst(make_evaluation, monkeypat
 def test_up_to_80_classes_are_all_drawn(make_evaluation, monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(
-        pictures, "_draw_bars", lambda axes, evaluations, indexes, slots: drawn.append(indexes)
+        plots, "_draw_bars", lambda axes, evaluations, indexes, slots: drawn.append(indexes)
     )
     for count in (40, 80):
         drawn.clear()
