@@ -1,14 +1,14 @@
-"""The published models by name: what is known of them, their configs, and the models themselves.
+"""Published models by name: their results, configs and weights.
 
     from mvit_det import model_zoo
 
     model_zoo.list_models()
     model = model_zoo.get_model("cascade_mask_rcnn_mvitv2_s", trained=True)
 
-The figures are the publishers': those of the detectors from Detectron2's page of MViTv2, on COCO
-val2017; those of the ImageNet models from facebookresearch/mvit. Detectron2's model zoo licenses
-its models under CC BY-SA 3.0 (its page of MViTv2, which links to these, names no licence of its
-own); facebookresearch/mvit is under Apache-2.0.
+The results are the publishers': those of detectors on COCO val2017 are from Detectron2's MViTv2
+project, those on ImageNet from facebookresearch/mvit. Detectron2's model zoo licenses its models
+under CC BY-SA 3.0 (the MViTv2 project page states no licence of its own); facebookresearch/mvit is
+under Apache-2.0.
 """
 
 from collections.abc import Mapping
@@ -29,25 +29,30 @@ if TYPE_CHECKING:
 
 _MVIT_URL = "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/"
 _SIZES = {"t": mvitv2_t, "s": mvitv2_s, "b": mvitv2_b, "l": mvitv2_l, "h": mvitv2_h}
+# Classes of the ImageNet weights. The ImageNet-21K files are pre-trainings; the models fine-tuned
+# from them on ImageNet-1K (L: 87.5 % top-1, H: 88.0 %) were not published.
+_NUM_CLASSES = {"IN1K": 1000, "IN21K": 19168}
 
 
 @dataclass(frozen=True)
 class ZooModel:
-    """What is known of a published model.
+    """A published model: a detector, or an ImageNet classifier that detectors start from.
 
     Attributes:
-        name: by which it is called here.
-        url: of its weights.
-        licence: of its weights, as the publisher states it.
-        pretraining: "IN1K" or "IN21K", the part of ImageNet that the backbone has seen.
-        epochs: of training on COCO; None for ImageNet models.
-        box_ap, mask_ap: on COCO val2017, in percent; None for ImageNet models.
-        accuracy: top-1 on ImageNet-1K at 224 pixels, in percent; None where not published.
-        parameters: in millions.
-        flops: in 10^9 multiply-adds: of detectors for a COCO image, of others for 224 pixels.
-        config: of a detector, within `configs/`; '' for ImageNet models.
-        size: of an ImageNet model, a letter.
-        arguments: of an ImageNet model, in which it differs from its size.
+        name: key in `MODELS`.
+        url: address of the weights.
+        licence: licence of the weights, as the publisher states it.
+        pretraining: "IN1K" or "IN21K", the ImageNet variant that the backbone was trained on.
+        parameters: in millions, with the head; of the ImageNet-21K models counted here.
+        flops: in 10^9 multiply-adds, for a COCO image (detectors) or 224 x 224 pixels.
+        config: file of a detector, relative to `configs/`; '' for ImageNet models.
+        epochs: length of a detector's training.
+        box_ap, mask_ap: of a detector on its validation set, in percent.
+        size: letter of an ImageNet model; '' for detectors.
+        num_classes: logits of an ImageNet model.
+        accuracy: of an ImageNet model, top-1 on ImageNet-1K at 224 pixels in percent; None if the
+            weights have other classes.
+        arguments: of an ImageNet model, where it differs from its size.
     """
 
     name: str
@@ -56,17 +61,23 @@ class ZooModel:
     pretraining: str
     parameters: int
     flops: float
+    config: str = ""
     epochs: int | None = None
     box_ap: float | None = None
     mask_ap: float | None = None
-    accuracy: float | None = None
-    config: str = ""
     size: str = ""
+    num_classes: int | None = None
+    accuracy: float | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether this is a detector, which has a config."""
+        return bool(self.config)
 
 
 def _detector(
-    name: str,
+    config: str,
     file: str,
     pretraining: str,
     epochs: int,
@@ -76,16 +87,16 @@ def _detector(
     flops: float,
 ) -> ZooModel:
     return ZooModel(
-        name=name,
-        url=f"{DETECTRON2_URL}MViTv2/{file}",
+        name=Path(config).name,
+        url=DETECTRON2_URL + file,
         licence="CC BY-SA 3.0",
         pretraining=pretraining,
+        parameters=parameters,
+        flops=flops,
+        config=f"{config}.py",
         epochs=epochs,
         box_ap=box_ap,
         mask_ap=mask_ap,
-        parameters=parameters,
-        flops=flops,
-        config=f"COCO/{name}.py",
     )
 
 
@@ -103,44 +114,45 @@ def _classifier(
         url=f"{_MVIT_URL}MViTv2_{size.upper()}_{suffix}.pyth",
         licence="Apache-2.0",
         pretraining=pretraining,
-        accuracy=accuracy,
         parameters=parameters,
         flops=flops,
         size=size,
+        num_classes=_NUM_CLASSES[pretraining],
+        accuracy=accuracy,
         arguments=MappingProxyType(arguments),
     )
 
 
 # fmt: off
 _MODELS = (
-    _detector("mask_rcnn_mvitv2_t",
-              "mask_rcnn_mvitv2_t_3x/f307611773/model_final_1a1c30.pkl",
+    _detector("COCO/mask_rcnn_mvitv2_t",
+              "MViTv2/mask_rcnn_mvitv2_t_3x/f307611773/model_final_1a1c30.pkl",
               "IN1K", 36, 48.3, 43.8, 44, 279),
-    _detector("cascade_mask_rcnn_mvitv2_t",
-              "cascade_mask_rcnn_mvitv2_t_3x/f308344828/model_final_c6967a.pkl",
+    _detector("COCO/cascade_mask_rcnn_mvitv2_t",
+              "MViTv2/cascade_mask_rcnn_mvitv2_t_3x/f308344828/model_final_c6967a.pkl",
               "IN1K", 36, 52.2, 45.0, 76, 701),
-    _detector("cascade_mask_rcnn_mvitv2_s",
-              "cascade_mask_rcnn_mvitv2_s_3x/f308344647/model_final_279baf.pkl",
+    _detector("COCO/cascade_mask_rcnn_mvitv2_s",
+              "MViTv2/cascade_mask_rcnn_mvitv2_s_3x/f308344647/model_final_279baf.pkl",
               "IN1K", 36, 53.2, 46.0, 87, 748),
-    _detector("cascade_mask_rcnn_mvitv2_b",
-              "cascade_mask_rcnn_mvitv2_b_3x/f308109448/model_final_421a91.pkl",
+    _detector("COCO/cascade_mask_rcnn_mvitv2_b",
+              "MViTv2/cascade_mask_rcnn_mvitv2_b_3x/f308109448/model_final_421a91.pkl",
               "IN1K", 36, 54.1, 46.7, 103, 814),
-    _detector("cascade_mask_rcnn_mvitv2_b_in21k",
-              "cascade_mask_rcnn_mvitv2_b_in12k_3x/f309003202/model_final_be5168.pkl",
+    _detector("COCO/cascade_mask_rcnn_mvitv2_b_in21k",
+              "MViTv2/cascade_mask_rcnn_mvitv2_b_in12k_3x/f309003202/model_final_be5168.pkl",
               "IN21K", 36, 54.9, 47.4, 103, 814),
-    _detector("cascade_mask_rcnn_mvitv2_l_in21k",
-              "cascade_mask_rcnn_mvitv2_l_in12k_lsj_50ep/f308099658/model_final_c41c5a.pkl",
+    _detector("COCO/cascade_mask_rcnn_mvitv2_l_in21k",
+              "MViTv2/cascade_mask_rcnn_mvitv2_l_in12k_lsj_50ep/f308099658/model_final_c41c5a.pkl",
               "IN21K", 50, 55.8, 48.3, 270, 1519),
-    _detector("cascade_mask_rcnn_mvitv2_h_in21k",
-              "cascade_mask_rcnn_mvitv2_h_in12k_lsj_3x/f309013744/model_final_30d36b.pkl",
+    _detector("COCO/cascade_mask_rcnn_mvitv2_h_in21k",
+              "MViTv2/cascade_mask_rcnn_mvitv2_h_in12k_lsj_3x/f309013744/model_final_30d36b.pkl",
               "IN21K", 36, 56.1, 48.5, 718, 3084),
     _classifier("t", "IN1K", 82.3, 24, 4.7),
     _classifier("s", "IN1K", 83.6, 35, 7.0),
     _classifier("b", "IN1K", 84.4, 52, 10.2),
     _classifier("l", "IN1K", 85.3, 218, 42.1, expand_attn=False),
-    _classifier("b", "IN21K", None, 52, 10.2),
-    _classifier("l", "IN21K", 87.5, 218, 42.1),
-    _classifier("h", "IN21K", 88.0, 667, 120.6),
+    _classifier("b", "IN21K", None, 65, 10.2),
+    _classifier("l", "IN21K", None, 235, 42.1),
+    _classifier("h", "IN21K", None, 695, 120.6),
 )
 # fmt: on
 
@@ -148,20 +160,25 @@ MODELS: Mapping[str, ZooModel] = MappingProxyType({model.name: model for model i
 
 
 def list_models() -> list[str]:
-    """Names of the published models: the detectors, and the ImageNet models they start from."""
+    """Names of the published models: detectors, and the ImageNet models they start from."""
     return list(MODELS)
 
 
-def get_config(name: str) -> "DictConfig":
-    """The config of a published detector.
+def list_detectors() -> list[str]:
+    """Names of the published detectors."""
+    return [model.name for model in _MODELS if model.is_detector]
 
-    Its `train.init_checkpoint` names what the training started from; the weights of the detector
-    are at the model's `url`.
+
+def get_config(name: str) -> "DictConfig":
+    """Loads the config of a published detector.
+
+    Its `train.init_checkpoint` names the ImageNet weights that the training started from; the
+    weights of the detector itself are at the model's `url`.
 
     Raises:
-        ConfigError: there is no such model, or it is no detector and so has no config.
+        ConfigError: no published detector has this name.
     """
-    # Only this needs Detectron2.
+    # The rest of the module works without Detectron2.
     from detectron2.config import LazyConfig
 
     return LazyConfig.load(str(config_path(name)))
@@ -171,12 +188,14 @@ def config_path(name: str) -> Path:
     """The config file of a published detector.
 
     Raises:
-        ConfigError: as `get_config`.
+        ConfigError: no published detector has this name.
     """
     model = _find(name)
-    if not model.config:
-        detectors = ", ".join(model.name for model in _MODELS if model.config)
-        raise ConfigError(f"'{name}' is a backbone and has no config; these have one: {detectors}")
+    if not model.is_detector:
+        raise ConfigError(
+            f"'{name}' is an ImageNet model and has no config; choose one of the detectors "
+            f"{', '.join(list_detectors())}"
+        )
     return configs_folder() / model.config
 
 
@@ -184,18 +203,18 @@ def get_model(name: str, *, trained: bool = False) -> nn.Module:
     """Builds a published model, on the CPU and in training mode.
 
     Args:
-        name: of `list_models()`. An ImageNet model gives the backbone `MViTv2`.
-        trained: downloads its weights, once, and fills it with them.
+        name: one of `list_models()`. For an ImageNet model the result is its backbone, `MViTv2`.
+        trained: load the published weights, which are downloaded once.
 
     Raises:
-        ConfigError: there is no such model.
-        CheckpointError: the weights cannot be had.
+        ConfigError: no published model has this name.
+        CheckpointError: the weights cannot be downloaded or read.
     """
     model = _find(name)
-    if not model.config:
+    if not model.is_detector:
         backbone = _SIZES[model.size](**model.arguments)
         if trained:
-            # ImageNet models have no norms of the outputs.
+            # ImageNet models lack the norms of the outputs, which only purpose="train" accepts.
             load_weights(backbone, model.url, purpose="train")
         return backbone
 
@@ -207,14 +226,14 @@ def get_model(name: str, *, trained: bool = False) -> nn.Module:
     return detector
 
 
-def _find(name: str) -> ZooModel:
-    if name not in MODELS:
-        raise ConfigError(f"there is no model '{name}'; there are {', '.join(MODELS)}")
-    return MODELS[name]
-
-
 def configs_folder() -> Path:
-    """`configs/`, which an installed package holds and a checkout has beside the package."""
+    """`configs/`: inside an installed package, or next to the package in a checkout."""
     package = Path(__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _find(name: str) -> ZooModel:
+    if name not in MODELS:
+        raise ConfigError(f"no published model '{name}'; choose one of {', '.join(MODELS)}")
+    return MODELS[name]

@@ -1,4 +1,4 @@
-"""The table of published models, their configs, and building one with weights from a server."""
+"""The table of published models, their configs, and models built from it."""
 
 import pickle
 import re
@@ -7,11 +7,12 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
+import mvit_det
 from mvit_det import MViTv2, model_zoo
 from mvit_det.checkpoint.download import cache_path
 from mvit_det.errors import ConfigError
 
-DETECTORS = [name for name in model_zoo.list_models() if "rcnn" in name]
+DETECTORS = model_zoo.list_detectors()
 DEPTHS = {"t": 10, "s": 16, "b": 24, "l": 48, "h": 80}
 
 
@@ -26,8 +27,20 @@ def test_table():
         assert (model.box_ap is not None) == (name in DETECTORS)
         if name in DETECTORS:
             assert re.search(r"/f\d{9}/model_final_[0-9a-f]{6}\.pkl$", model.url)
+            assert model.config.endswith(f"/{name}.py")
     small = model_zoo.MODELS["cascade_mask_rcnn_mvitv2_s"]
     assert (small.box_ap, small.mask_ap, small.parameters, small.flops) == (53.2, 46.0, 87, 748)
+
+
+def test_imagenet_21k_weights_are_pretrainings_without_an_imagenet_1k_accuracy():
+    for name in ("mvitv2_b_in21k", "mvitv2_l_in21k", "mvitv2_h_in21k"):
+        entry = model_zoo.MODELS[name]
+        assert (entry.num_classes, entry.accuracy) == (19168, None)
+        size = getattr(mvit_det, f"mvitv2_{entry.size}")
+        with torch.device("meta"):
+            model = size(num_classes=entry.num_classes, **entry.arguments)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        assert round(parameters / 1e6) == entry.parameters
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -41,9 +54,9 @@ def test_configs(name):
 
 
 def test_unknown_names():
-    with pytest.raises(ConfigError, match="no model 'mvitv2_x'; there are mask_rcnn_mvitv2_t, "):
+    with pytest.raises(ConfigError, match="'mvitv2_x'.*mask_rcnn_mvitv2_t"):
         model_zoo.get_model("mvitv2_x")
-    with pytest.raises(ConfigError, match="'mvitv2_t_in1k' is a backbone and has no config; these"):
+    with pytest.raises(ConfigError, match="'mvitv2_t_in1k'.*mask_rcnn_mvitv2_t"):
         model_zoo.get_config("mvitv2_t_in1k")
 
 

@@ -20,7 +20,7 @@ from ..config import choose_device, load_config
 from ..data.images import read_image
 from ..data.shapes import SPLITS
 from ..errors import CheckpointError, ConfigError, ImageError
-from ..model_zoo import MODELS, config_path
+from ..model_zoo import MODELS, config_path, list_detectors
 from .prediction import Prediction
 
 # An image: the path of its file, or (H, W, 3) uint8 RGB.
@@ -95,7 +95,7 @@ class Predictor:
             raise CheckpointError(
                 "there are no weights to predict with: name a file or an address of some that were "
                 "trained with this config (weights=…, '--weights'), or take a published detector "
-                f"instead of the config: {', '.join(_detectors())}"
+                f"instead of the config: {', '.join(list_detectors())}"
             )
         mapper = OmegaConf.select(config, "dataloader.test.mapper")
         if mapper is None or "model" not in config:
@@ -222,13 +222,9 @@ def find_config(config: str | Path, overrides: Sequence[str] = ()) -> tuple[Dict
     if not Path(config).suffix and not Path(config).exists():
         raise ConfigError(
             f"'{name}' is neither a config file (they lie under 'configs/') nor a published "
-            f"detector; those are {', '.join(_detectors())}"
+            f"detector; those are {', '.join(list_detectors())}"
         )
     return load_config(config, overrides), None
-
-
-def _detectors() -> list[str]:
-    return [model.name for model in MODELS.values() if model.config]
 
 
 def _check_array(image: Any) -> None:
