@@ -17,8 +17,8 @@ class MViTv2Backbone(MViTv2, Backbone):
         """Builds the backbone.
 
         Args:
-            freeze_at: parts that are not trained, as `MViTv2.freeze` counts them: 1 is the patch
-                embedding, 2 the first stage as well, as in Detectron2's ResNets.
+            freeze_at: as for `MViTv2.freeze`: 1 freezes the patch embedding, 2 the first stage as
+                well, as in Detectron2's ResNets.
             arguments: of `MViTv2`.
         """
         super().__init__(**arguments)

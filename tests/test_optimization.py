@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mvit_det import MViTv2Backbone
+from mvit_det.modeling import MViTv2Classifier
 from mvit_det.optimization import parameter_groups
 
 
@@ -74,6 +75,31 @@ def test_earlier_blocks_learn_slower():
         (prefix,) = [prefix for prefix in expected if name.startswith(prefix)]
         assert rate == expected[prefix], name
     assert len(rates) == len(list(model.parameters()))
+
+
+def test_earlier_blocks_of_a_classifier_learn_slower():
+    model = MViTv2Classifier(
+        3,
+        depths=[1, 2],
+        embed_dim=8,
+        pretrain_img_size=32,
+        class_token=True,
+        position="absolute+decomposed",
+    )
+    groups = settings(model, base_lr=2.0, layer_decay=0.5)
+    rates = {name.partition(".")[0]: group["lr"] for name, group in groups.items()}
+    assert rates.pop("blocks") == 2 / 2
+    assert rates == {"patch_embed": 2 / 16, "pos_embed": 2 / 16, "cls_token": 2 / 16} | {
+        "norm": 2.0,
+        "head": 2.0,
+    }
+    assert groups["blocks.0.attn.qkv.weight"]["lr"] == 2 / 8
+    assert groups["cls_token"]["weight_decay"] == 0.0
+
+
+def test_layer_decay_without_an_mvit():
+    with pytest.raises(ValueError, match="0.5"):
+        parameter_groups(nn.Linear(2, 2), 1.0, layer_decay=0.5)
 
 
 def test_layer_decay_out_of_range():

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.writing import atomic_path
 from ..errors import CheckpointError, TrainingError
-from ..modeling import MViTv2
+from ..modeling import MultiScaleTransformer
 from ..modeling.plan import BlockPlan
 from .parallel import local_tensor, unwrapped
 
@@ -151,7 +152,11 @@ def _describe(record: Any) -> dict[str, Any]:
 def _gradient_norms(model: nn.Module) -> dict[str, Any]:
     """Norms of the gradients by stage of the backbone and by head; of this process's shards."""
     model = unwrapped(model)
-    plans = {name: part.plan for name, part in model.named_modules() if isinstance(part, MViTv2)}
+    plans = {
+        f"{name}." if name else "": module.plan
+        for name, module in model.named_modules()
+        if isinstance(module, MultiScaleTransformer)
+    }
     squares: dict[str, float] = defaultdict(float)
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
@@ -161,12 +166,10 @@ def _gradient_norms(model: nn.Module) -> dict[str, Any]:
 
 
 def _part_of(name: str, plans: Mapping[str, Sequence[BlockPlan]]) -> str:
-    """Where a parameter belongs: a stage, or what the first two words of its name say."""
-    for backbone, plan in plans.items():
-        prefix = f"{backbone}.blocks."
-        if name.startswith(prefix):
-            block = int(name.removeprefix(prefix).partition(".")[0])
-            return f"{backbone}.{plan[block].scale}"
+    """A stage of an MViTv2, or the first two words of a parameter's name."""
+    for prefix, plan in plans.items():
+        if match := re.match(rf"{re.escape(prefix)}blocks\.(\d+)\.", name):
+            return prefix + plan[int(match[1])].scale
     return ".".join(name.split(".")[:2])
 
 

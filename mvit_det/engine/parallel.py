@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..config.schema import STRATEGIES
 from ..errors import CheckpointError, ConfigError
-from ..modeling import MViTv2
+from ..modeling import MultiScaleTransformer
 
 
 def parallelize(model: nn.Module, strategy: str, device: str, ddp: Mapping[str, Any]) -> nn.Module:
@@ -43,7 +43,7 @@ def parallelize(model: nn.Module, strategy: str, device: str, ddp: Mapping[str, 
     if strategy == "fsdp":
         mesh = init_device_mesh(torch.device(device).type, (comm.get_world_size(),))
         for part in model.modules():
-            if isinstance(part, MViTv2):
+            if isinstance(part, MultiScaleTransformer):
                 for block in part.blocks:
                     fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)

@@ -18,7 +18,7 @@ from ..data import check_datasets
 from ..data.loading import TrainingLoader
 from ..data.seeding import derive_seed
 from ..errors import CheckpointError, ConfigError
-from ..modeling import MViTv2
+from ..modeling import MultiScaleTransformer
 from .ema import ModelEMA
 from .evaluate import class_names, evaluate
 from .hooks import Checkpoints, Evaluations
@@ -132,9 +132,9 @@ def _check_same_checkpoint(saved: Mapping[str, Any], folder: str) -> None:
 
 
 def _compile_backbone(model: nn.Module) -> None:
-    for part in model.modules():
-        if isinstance(part, MViTv2):
-            part.compile(fullgraph=True)
+    for module in model.modules():
+        if isinstance(module, MultiScaleTransformer):
+            module.compile(fullgraph=True)
 
 
 def _build_optimizer(config: DictConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -11,9 +11,10 @@ from .class_token import block_with_class_token
 from .mvit import MViTv2
 from .plan import BlockPlan, first_scale
 from .position import resize_absolute_positions
+from .transformer import MultiScaleTransformer
 
 
-class MViTv2Classifier(nn.Module):
+class MViTv2Classifier(MultiScaleTransformer):
     """Classifies images with the blocks of a backbone, by the mean of all tokens or a class token.
 
     Its plan is that of pre-training: attention is global in every block. Parameters are named as in

@@ -14,6 +14,7 @@ from .layers import Mlp, NormLayer, PatchEmbed, SkipPool
 from .padding import Sizes, fill_padding, pad_to, pooled_sizes, unpadded_sizes
 from .plan import BlockPlan, first_scale, plan_blocks
 from .position import resize_absolute_positions
+from .transformer import MultiScaleTransformer
 
 # Whether tokens get absolute positions, and which relative ones the logits of attention do.
 POSITIONS: dict[str, tuple[bool, str | None]] = {
@@ -66,7 +67,7 @@ class MultiScaleBlock(nn.Module):
         return skip + self.drop_path(self.mlp(normed))
 
 
-class MViTv2(nn.Module):
+class MViTv2(MultiScaleTransformer):
     """Improved Multiscale Vision Transformer with hybrid window attention (MViTv2, section 4).
 
     Parameters are named as in Detectron2's MViT, so that weights go either way with
@@ -256,30 +257,6 @@ class MViTv2(nn.Module):
             for name, parameter in self.named_parameters():
                 if "rel_pos" in name:
                     nn.init.trunc_normal_(parameter, std=rel_pos_std)
-
-    def freeze(self, parts: int) -> None:
-        """Ends the training of the first parts, which then also have no stochastic depth.
-
-        Args:
-            parts: 0 freezes nothing, 1 the patch embedding and absolute positions, 2 the blocks of
-                the first stage as well, and so on. Norms of the outputs go on learning.
-
-        Raises:
-            ValueError: there are not as many parts.
-        """
-        stages = list(dict.fromkeys(plan.scale for plan in self.plan))
-        if not 0 <= parts <= len(stages) + 1:
-            raise ValueError(f"freeze_at must be between 0 and {len(stages) + 1}, not {parts}")
-        if parts:
-            self.patch_embed.requires_grad_(False)
-            if self.pos_embed is not None:
-                self.pos_embed.requires_grad_(False)
-        for plan, block in zip(self.plan, self.blocks, strict=True):
-            if plan.scale in stages[: max(parts - 1, 0)]:
-                block.requires_grad_(False)
-                for part in block.modules():
-                    if isinstance(part, StochasticDepth):
-                        part.p = 0.0
 
     def forward(self, images: Tensor, image_sizes: Sizes | None = None) -> dict[str, Tensor]:
         """Computes feature maps.

@@ -90,7 +90,9 @@ def test_compile_compiles_the_backbone(tmp_path, monkeypatch):
 
     module = importlib.import_module("mvit_det.engine.train")
     compiled = []
-    monkeypatch.setattr(module.MViTv2, "compile", lambda self, **_: compiled.append(self))
+    monkeypatch.setattr(
+        module.MultiScaleTransformer, "compile", lambda self, **_: compiled.append(self)
+    )
     config = make_config(tmp_path, "train.max_iter=1", "train.compile=True")
     config.optimizer._target_ = stop
     with pytest.raises(Stop):
