@@ -32,7 +32,7 @@ from typing_extensions import Self
 
 from ..errors import ConfigError
 from ..modeling import MViTv2
-from ..modeling.operators import plain_operators
+from ..modeling.kernels import plain_operators
 from .workload import random_images
 
 GIB = 2**30

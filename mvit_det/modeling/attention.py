@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from .decomposed_attention import decomposed_attention
+from .kernels import attention
 from .layers import NormLayer
 from .padding import Sizes, fill_padding, key_masks, pad_to, pooled_sizes
 from .plan import BlockPlan
@@ -14,6 +14,7 @@ from .position import (
     joint_relative_positions,
     joint_terms,
     position_terms,
+    sum_of_terms,
 )
 from .window import Grid, effective_shift, shift_terms, window_partition, window_unpartition
 
@@ -119,10 +120,15 @@ class MultiScaleAttention(nn.Module):
                 (position.unflatten(0, images) + term).flatten(0, 1)
                 for position, term in zip((height, width), terms, strict=True)
             )
-        out = decomposed_attention(queries, keys, values, height, width, self.scale, joint)
+        if joint is None:
+            out = attention(queries, keys, values, [height, width], self.scale)
+        else:
+            bias = (joint + sum_of_terms([height, width])).to(queries.dtype)
+            out = F.scaled_dot_product_attention(queries, keys, values, bias, scale=self.scale)
         out = window_unpartition(out, query_window, query_grid, query_shift)
         if self.residual_pooling:
-            out += query
+            # Fused kernels keep their output for the backward pass: it must not change in place.
+            out = out + query
         return self.proj(out.flatten(3))
 
     def train(self, mode: bool = True) -> Self:

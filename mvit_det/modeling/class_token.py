@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import MultiScaleAttention
-from .decomposed_attention import whole_term
 from .mvit import MultiScaleBlock
+from .position import sum_of_terms
 
 
 def block_with_class_token(
@@ -61,7 +61,7 @@ def attention_with_class_token(
     value, _ = _pool(attention, value, grid, attention.pool_v, attention.norm_v)
 
     height, width, joint = attention._positions(query[:, :, 1:], query_grid, key_grid, None)
-    position = whole_term(height, width)
+    position = sum_of_terms([height, width])
     if joint is not None:
         position = position + joint
     position = F.pad(position, (1, 0, 1, 0))

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocked_mlp import blocked_mlp
-from .operators import custom_operators_enabled, in_autocast_dtype
+from .kernels import blocked_mlp, custom_operators_enabled, in_autocast_dtype
 from .padding import Sizes, fill_padding, pooled_sizes
 
 # Makes a normalisation of the last axis from its width.

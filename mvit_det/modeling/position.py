@@ -1,13 +1,14 @@
 """Position embeddings: tables resized to the grid at hand, and the terms they add to logits."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operators import custom_operators_enabled, in_autocast_dtype
+from .kernels import custom_operators_enabled, in_autocast_dtype
 
 
 def relative_coordinates(query_size: int, key_size: int, device: torch.device) -> Tensor:
@@ -142,6 +143,14 @@ def position_terms(query: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor
     height = _AxisTerms.apply(query, rows)
     width = _AxisTerms.apply(query.transpose(2, 3), columns).transpose(2, 3)
     return height.flatten(2, 3), width.flatten(2, 3)
+
+
+def sum_of_terms(terms: Sequence[Tensor]) -> Tensor:
+    """E: terms (…, keys along an axis), one for each axis, to (…, keys), row by row."""
+    *others, total = terms
+    for term in reversed(others):
+        total = (term[..., :, None] + total[..., None, :]).flatten(-2)
+    return total
 
 
 def joint_relative_positions(

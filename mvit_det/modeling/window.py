@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operators import custom_operators_enabled
+from .kernels import custom_operators_enabled
 
 Grid = tuple[int, int]
 

@@ -25,7 +25,7 @@ from mvit_det.benchmarking.workload import random_images
 from mvit_det.config import load_config
 from mvit_det.errors import ConfigError
 from mvit_det.modeling import MViTv2
-from mvit_det.modeling.operators import custom_operators_enabled, plain_operators
+from mvit_det.modeling.kernels import custom_operators_enabled, plain_operators
 
 PICO = dict(depths=(1, 2, 2, 1), embed_dim=16, num_heads=1, drop_path_rate=0.1)
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "shapes" / "mask_rcnn_mvitv2_pico.py"

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mvit_det.modeling import blocked_mlp as module
-from mvit_det.modeling.blocked_mlp import blocked_mlp
+from mvit_det.modeling.kernels import blocked_mlp
+from mvit_det.modeling.kernels import mlp as module
 from mvit_det.modeling.layers import Mlp
 
 

@@ -1,0 +1,26 @@
+"""How the arithmetic runs: kernels for the CPU's cache, for GPUs and for `torch.compile`.
+
+Nothing here belongs to the model: `attention.py`, `position.py`, `window.py` and `layers.py` say
+what is computed, and can be read without this package.
+"""
+
+from .dispatch import ATTENTION_KERNELS, attention, attention_kernel, use_attention_kernel
+from .execution import (
+    custom_operators_enabled,
+    in_autocast_dtype,
+    plain_operators,
+    product_dtype,
+)
+from .mlp import blocked_mlp
+
+__all__ = [
+    "ATTENTION_KERNELS",
+    "attention",
+    "attention_kernel",
+    "blocked_mlp",
+    "custom_operators_enabled",
+    "in_autocast_dtype",
+    "plain_operators",
+    "product_dtype",
+    "use_attention_kernel",
+]

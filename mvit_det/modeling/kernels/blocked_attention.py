@@ -1,0 +1,139 @@
+"""Attention with position terms for the CPU, in blocks whose logits stay in the cache.
+
+The position terms are what a block's logits start from before the product is added in place, and
+the backward pass computes a block's logits again instead of keeping them. On the CPU this beats
+PyTorch's kernels, plain and fused.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+# Logits of one block, 4 MB in fp32: large enough for the matrix products, small enough for the
+# cache. Where there are many keys, the products need so many queries all the same.
+BLOCK_LOGITS = 2**20
+LEAST_QUERIES = 1024
+
+
+def blocked_attention(
+    query: Tensor, key: Tensor, value: Tensor, terms: Sequence[Tensor], scale: float
+) -> Tensor:
+    """Attention as all kernels compute it, see `dispatch.py`."""
+    query_, key_, value_ = (x.flatten(0, 1) for x in (query, key, value))
+    terms = [term.flatten(0, 1) for term in terms]
+    return attention_operator(query_, key_, value_, terms, scale).view_as(query)
+
+
+def sum_of_terms(terms: Sequence[Tensor]) -> Tensor:
+    """E on the grid: terms (…, keys along an axis) to (…, keys), row by row."""
+    *others, total = terms
+    for term in reversed(others):
+        total = (term[..., :, None] + total[..., None, :]).flatten(-2)
+    return total
+
+
+def _blocks(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Cuts (batch, queries) into blocks of about `BLOCK_LOGITS` logits: slices of both axes."""
+    batch, queries, keys = *query.shape[:2], key.shape[1]
+    rows = max(BLOCK_LOGITS // keys, LEAST_QUERIES)
+    batch_step = max(rows // queries, 1)
+    for start in range(0, batch, batch_step):
+        for first in range(0, queries, rows):
+            yield slice(start, start + batch_step), slice(first, first + rows)
+
+
+def _attention_weights(query: Tensor, key: Tensor, terms: Sequence[Tensor], scale: float) -> Tensor:
+    """softmax(scale · QKᵀ + E) of one block, (B, queries, keys)."""
+    if terms:
+        logits = sum_of_terms(terms)
+        if before_grid := key.shape[1] - logits.shape[-1]:
+            logits = F.pad(logits, (before_grid, 0))
+        # A single term is the caller's own.
+        logits = logits.clone() if len(terms) == 1 and not before_grid else logits
+        logits.baddbmm_(query, key.transpose(1, 2), alpha=scale)
+    else:
+        logits = query.new_empty(*query.shape[:2], key.shape[1])
+        logits.baddbmm_(query, key.transpose(1, 2), beta=0, alpha=scale)
+    return torch.softmax(logits, dim=-1, out=logits)
+
+
+@torch.library.custom_op("mvit_det::blocked_attention", mutates_args=())
+def attention_operator(
+    query: Tensor, key: Tensor, value: Tensor, terms: Sequence[Tensor], scale: float
+) -> Tensor:
+    """As `blocked_attention` with batch and heads merged into one axis."""
+    output = torch.empty_like(query)
+    for batch, rows in _blocks(query, key):
+        block_terms = [term[batch, rows] for term in terms]
+        weights = _attention_weights(query[batch, rows], key[batch], block_terms, scale)
+        torch.bmm(weights, value[batch], out=output[batch, rows])
+    return output
+
+
+@attention_operator.register_fake
+def _(query: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(query)
+
+
+@torch.library.custom_op("mvit_det::blocked_attention_backward", mutates_args=())
+def attention_backward_operator(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    terms: Sequence[Tensor],
+    scale: float,
+) -> list[Tensor]:
+    """Gradients of query, key, value and the terms, given that of the output."""
+    grad_query = torch.empty_like(query)
+    grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
+    grad_terms = [torch.empty_like(term) for term in terms]
+    grid = [term.shape[-1] for term in terms]
+    before_grid = key.shape[1] - math.prod(grid)
+    for batch, rows in _blocks(query, key):
+        block_terms = [term[batch, rows] for term in terms]
+        weights = _attention_weights(query[batch, rows], key[batch], block_terms, scale)
+        grad_value[batch].baddbmm_(weights.transpose(1, 2), grad[batch, rows])
+        grad_weights = grad[batch, rows] @ value[batch].transpose(1, 2)
+        grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        grad_query[batch, rows].baddbmm_(grad_logits, key[batch], beta=0, alpha=scale)
+        grad_key[batch].baddbmm_(grad_logits.transpose(1, 2), query[batch, rows], alpha=scale)
+        if terms:
+            on_grid = grad_logits[..., before_grid:].unflatten(-1, grid)
+            for axis, grad_term in enumerate(grad_terms):
+                others = [2 + other for other in range(len(grid)) if other != axis]
+                grad_term[batch, rows] = on_grid.sum(others) if others else on_grid
+    return [grad_query, grad_key, grad_value, *grad_terms]
+
+
+@attention_backward_operator.register_fake
+def _(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, terms: Sequence[Tensor], scale: float
+) -> list[Tensor]:
+    return [torch.empty_like(tensor) for tensor in (query, key, value, *terms)]
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    query, key, value, terms, ctx.scale = inputs
+    ctx.save_for_backward(query, key, value, *terms)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    query, key, value, *terms = ctx.saved_tensors
+    gradients = attention_backward_operator(grad.contiguous(), query, key, value, terms, ctx.scale)
+    return *gradients[:3], gradients[3:], None
+
+
+attention_operator.register_autograd(_backward, setup_context=_save_inputs)
+
+
+@register_flop_formula(torch.ops.mvit_det.blocked_attention)
+def _count_operations(query: torch.Size, key: torch.Size, *_: Any, **__: Any) -> int:
+    """For PyTorch's counter: two products, each of as many multiplications as additions."""
+    batch, queries, channels = query
+    return 4 * batch * queries * key[1] * channels

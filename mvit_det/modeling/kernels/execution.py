@@ -1,0 +1,41 @@
+"""How PyTorch runs the model at the moment: autocast, export, custom operators."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+_plain = False
+
+
+def product_dtype(tensor: Tensor) -> torch.dtype:
+    """Type that matrix products of a tensor are computed in: autocast's where it is on."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
+
+
+def in_autocast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Casts to autocast's type where it is on; autocast itself ignores custom operators."""
+    return tuple(tensor.to(product_dtype(tensor)) for tensor in tensors)
+
+
+def custom_operators_enabled() -> bool:
+    """Whether the model runs in PyTorch; exporters know PyTorch's operators only."""
+    return not (_plain or torch.compiler.is_exporting() or torch.jit.is_tracing())
+
+
+def plain_operators_forced() -> bool:
+    """Whether `plain_operators` is in effect."""
+    return _plain
+
+
+@contextlib.contextmanager
+def plain_operators() -> Iterator[None]:
+    """Runs models on the CPU with PyTorch's operators only, as they run on a GPU."""
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
