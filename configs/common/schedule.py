@@ -4,9 +4,10 @@ from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
 
-# Images that the published schedules count as an epoch of COCO; it has 117,266 with objects.
+# Images that the published schedules count as an epoch. With objects, COCO has 117,266.
 COCO_EPOCH_3X = 120_000
 COCO_EPOCH_LSJ = 118_000
+LVIS_EPOCH = 100_000
 
 
 def iterations(images, epochs, batch_size):
