@@ -4,11 +4,9 @@ from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.roi_heads import (
-    CascadeROIHeads,
-    FastRCNNConvFCHead,
-    FastRCNNOutputLayers,
-)
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead
+
+from mvit_det.detection.heads import BoxPredictor, CascadeROIHeads
 
 # Batch norm over all processes that weighs each by its number of regions; it may be 0 in one.
 HEAD_NORM = "naiveSyncBN_N"
@@ -35,7 +33,7 @@ def cascade(model, conv_dims=(256, 256, 256, 256), fc_dims=(1024,), norm=HEAD_NO
             for _ in range(3)
         ],
         box_predictors=[
-            L(FastRCNNOutputLayers)(
+            L(BoxPredictor)(
                 input_shape=L(ShapeSpec)(channels=fc_dims[-1]),
                 box2box_transform=L(Box2BoxTransform)(weights=weights),
                 cls_agnostic_bbox_reg=True,

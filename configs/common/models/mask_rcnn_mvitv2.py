@@ -11,12 +11,12 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import (
     FastRCNNConvFCHead,
-    FastRCNNOutputLayers,
     MaskRCNNConvUpsampleHead,
     StandardROIHeads,
 )
 
 from mvit_det import MViTv2Backbone
+from mvit_det.detection.heads import BoxPredictor
 
 backbone = L(FPN)(
     bottom_up=L(MViTv2Backbone)(
@@ -69,7 +69,7 @@ roi_heads = L(StandardROIHeads)(
         conv_dims=[],
         fc_dims=[1024, 1024],
     ),
-    box_predictor=L(FastRCNNOutputLayers)(
+    box_predictor=L(BoxPredictor)(
         input_shape=L(ShapeSpec)(channels=1024),
         box2box_transform=L(Box2BoxTransform)(weights=[10, 10, 5, 5]),
         num_classes="${..num_classes}",

@@ -6,8 +6,9 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+
+from mvit_det.detection.heads import RetinaNet
 
 from .mask_rcnn_mvitv2 import backbone
 from .mask_rcnn_mvitv2 import model as mask_rcnn

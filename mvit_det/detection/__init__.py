@@ -1,0 +1,1 @@
+"""Selecting and merging detections: soft-NMS, test-time augmentation, sliced inference."""
