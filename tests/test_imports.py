@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mvit_det"
 # From the bottom up; modules of one layer may import one another.
 LAYERS = (
     {"errors"},
+    {"drawing", "plugin"},
     {"modeling"},
     {"backbone", "checkpoint", "data", "evaluation", "model_zoo", "optimization", "plotting"}
     | {"visualization"},

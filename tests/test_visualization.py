@@ -7,12 +7,11 @@ import pytest
 from detectron2.data import DatasetCatalog
 from PIL import ExifTags, Image
 
+from mvit_det.drawing import class_colour, draw_instances
 from mvit_det.visualization import (
     CAPTION_HEIGHT,
     GAP,
-    class_colour,
     contact_grid,
-    draw_instances,
     prediction_grid,
     save_prediction_grid,
 )

@@ -105,3 +105,6 @@ def federated_weights(dataset_name: str, power: float) -> Callable[[], torch.Ten
         return get_fed_loss_cls_weights(dataset_name, power)
 
     return weights
+
+
+register_lvis()

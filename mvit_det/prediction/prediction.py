@@ -10,8 +10,8 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
 
+from ..drawing import draw_instances
 from ..errors import ImageError
-from ..visualization import draw_instances
 
 
 @dataclass(frozen=True, eq=False)

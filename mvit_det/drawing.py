@@ -1,0 +1,102 @@
+"""Instances drawn on an image; needs NumPy, OpenCV and Pillow only."""
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+MASK_OPACITY = 0.4
+PAPER, INK = (255, 255, 255), (40, 40, 40)
+
+
+def draw_instances(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    masks: np.ndarray | None,
+    labels: Sequence[int],
+    scores: Sequence[float] | None,
+    class_names: Sequence[str],
+) -> np.ndarray:
+    """Draws boxes, masks, class names and scores on a copy of an image.
+
+    A class has the same colour in every image. Large instances are drawn first, so that small
+    ones stay visible.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (N, 4) x0, y0, x1, y1 in pixels.
+        masks: (N, H, W) bool, or None to draw boxes only.
+        labels: N class indexes into ``class_names``.
+        scores: N scores in [0, 1], or None as for ground truth.
+        class_names: one name per class.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: the image is not (H, W, 3) uint8, or the numbers of instances differ.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image is {image.dtype} {image.shape}; it must be uint8 (H, W, 3)")
+    captions = [class_names[label] for label in labels]
+    if scores is not None:
+        captions = [f"{text} {score:.2f}" for text, score in zip(captions, scores, strict=True)]
+    return draw_captioned(image, boxes, masks, labels, captions)
+
+
+def draw_captioned(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    masks: np.ndarray | None,
+    labels: Sequence[int],
+    captions: Sequence[str],
+) -> np.ndarray:
+    """:func:`draw_instances` with a finished caption for each instance."""
+    counts = {len(boxes), len(labels), len(captions), len(boxes if masks is None else masks)}
+    if len(counts) != 1:
+        raise ValueError(f"numbers of boxes, masks, labels and captions differ: {sorted(counts)}")
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    image = image.copy()
+    order = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    thickness = max(1, round(max(image.shape[:2]) / 600))
+    for index in order:
+        colour = class_colour(labels[index])
+        if masks is not None:
+            mask = np.asarray(masks[index], dtype=bool)
+            image[mask] = (1 - MASK_OPACITY) * image[mask] + MASK_OPACITY * np.array(colour)
+            contours, _ = cv2.findContours(
+                mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+            )
+            cv2.drawContours(image, contours, -1, colour, 2 * thickness, cv2.LINE_AA)
+        x0, y0, x1, y1 = np.rint(boxes[index]).astype(int).tolist()
+        cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), colour, thickness, cv2.LINE_AA)
+
+    canvas = Image.fromarray(image)
+    for index in order:
+        _draw_caption(canvas, captions[index], boxes[index], class_colour(labels[index]))
+    return np.asarray(canvas)
+
+
+def _draw_caption(
+    canvas: Image.Image, text: str, box: np.ndarray, colour: tuple[int, int, int]
+) -> None:
+    """Writes ``text`` on a tag above the box, or inside it where the image ends."""
+    pen = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(9 + max(canvas.size) / 120)
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    width, height = right - left + 6, bottom - top + 6
+    x = min(max(box[0], 0), max(canvas.width - width, 0))
+    y = box[1] - height if box[1] >= height else max(box[1], 0)
+    pen.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=3, fill=colour)
+    luminance = np.dot(colour, (0.299, 0.587, 0.114))
+    pen.text((x + 3 - left, y + 3 - top), text, font=font, fill=INK if luminance > 110 else PAPER)
+
+
+def class_colour(label: int) -> tuple[int, int, int]:
+    """RGB in [0, 255] of a class: hues by the golden ratio, so that neighbours differ."""
+    hue = (label * 0.618034) % 1.0
+    value = 1.0 if label % 2 == 0 else 0.85
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
