@@ -13,6 +13,7 @@ VENV ?= .venv
 # Tests run in so many processes at a time, with one thread each.
 WORKERS ?= 2
 PYTEST_FLAGS ?=
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest tests --numprocesses=$(WORKERS) --dist=worksteal
 
 ifeq ($(strip $(VENV)),)
 RUN := $(PYTHON)
@@ -39,7 +40,7 @@ endef
 .PHONY: help
 help: ## List the targets (the default)
 	@echo "Targets:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)$$/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
 	@echo
 	@echo "All of them work in .venv, which they make if need be. To use an existing environment as it is:"
 	@echo "  make test VENV= PYTHON=python"
@@ -50,8 +51,12 @@ demo: $(READY) ## Train, evaluate and draw a small model on generated images, in
 		train.output_dir=./output/demo
 
 .PHONY: test
-test: $(READY) ## Run all tests (DETECTRON2_DATASETS: folder that holds coco/, for tests on real images)
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest tests --numprocesses=$(WORKERS) --dist=worksteal $(PYTEST_FLAGS)
+test: $(READY) ## Run the tests but slow ones (DETECTRON2_DATASETS: folder with coco/, for real images)
+	@$(PYTEST) -m "not slow and not gpu" $(PYTEST_FLAGS)
+
+.PHONY: test-all
+test-all: $(READY) ## Run all tests that need no GPU, with pages, installers and long trainings
+	@$(PYTEST) -m "not gpu" $(PYTEST_FLAGS)
 
 .PHONY: soak
 soak: $(READY) ## Train for 2,000 steps and check that memory and open files do not grow, in minutes
