@@ -22,7 +22,6 @@ def _register_backbones() -> None:
 
 def _register_datasets() -> None:
     importlib.import_module("mvit_det.data.shapes").register_shapes()
-    importlib.import_module("mvit_det.data.lvis")
 
 
 _REGISTRATIONS: dict[str, Callable[[], None]] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mvit_det.data.coco_json import class_names, load_coco_json, read_coco_json
+from mvit_det.data.coco import read_coco
 from mvit_det.data.statistics import count
 from mvit_det.data.validation import find_issues
 from mvit_det.errors import DatasetError, MViTDetError
@@ -33,8 +33,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--output", type=Path, metavar="DIR", help="folder for contact_grid.png")
     add("--grid-images", type=int, default=12, metavar="N", help="on the grid; default: 12")
     arguments = parser.parse_args()
-    if arguments.visualized_images < 1:
-        parser.error(f"argument --grid-images: must be positive, not {arguments.visualized_images}")
+    if arguments.grid_images < 1:
+        parser.error(f"argument --grid-images: must be positive, not {arguments.grid_images}")
     return arguments
 
 
@@ -43,15 +43,15 @@ def main() -> int:
     arguments = parse_arguments()
     if not arguments.images.is_dir():
         raise DatasetError(f"there is no folder of images '{arguments.images}'; check --images")
-    dataset = read_coco_json(arguments.json)
+    dataset = read_coco(arguments.json)
     issues = find_issues(dataset, arguments.images)
     print("\n".join(map(str, issues)) or "no issues")
     print(f"\n{count(dataset)}")
     if any(problem.severity == "error" for problem in issues):
         return 1
     if arguments.output is not None:
-        records = load_coco_json(str(arguments.json), str(arguments.images))
-        grid = contact_grid(records, class_names(dataset), arguments.visualized_images)
+        records = dataset.records(arguments.images)
+        grid = contact_grid(records, dataset.class_names, arguments.grid_images)
         arguments.output.mkdir(parents=True, exist_ok=True)
         path = arguments.output / "contact_grid.png"
         Image.fromarray(grid).save(path)

@@ -11,9 +11,9 @@ from torch import nn
 
 from ..checkpoint import Checkpointer
 from ..checkpoint.loading import read_weights
-from ..data.coco_json import class_names, read_coco_json
-from ..data.registration import register_coco_json
-from ..data.validation import check_dataset, has_masks
+from ..data.catalog import register_coco
+from ..data.coco import read_coco
+from ..data.validation import check_dataset
 from ..errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)
@@ -71,22 +71,22 @@ def use_custom_dataset(
     if not any(data.get(key) for key in PATHS):
         return
     _check_paths(data, evaluate_only)
-    validation = read_coco_json(data.val_json)
-    training = validation if evaluate_only else read_coco_json(data.train_json)
+    validation = read_coco(data.val_json)
+    training = validation if evaluate_only else read_coco(data.train_json)
     heads = config.model.get("roi_heads") or {}
     need_masks = not evaluate_only and heads.get("mask_head") is not None
     folders = {key: data[key] if comm.get_local_rank() == 0 else None for key in PATHS[1::2]}
     if not evaluate_only:
-        check_dataset(training, data.train_json, folders["train_images"], need_masks=need_masks)
-    check_dataset(validation, data.val_json, folders["val_images"], need_objects=False)
+        check_dataset(training, folders["train_images"], need_masks=need_masks)
+    check_dataset(validation, folders["val_images"], need_objects=False)
 
-    names = class_names(validation)
-    expected = data.get("class_names", []) if evaluate_only else class_names(training)
+    names = validation.class_names
+    expected = data.get("class_names", []) if evaluate_only else training.class_names
     if expected and list(expected) != names:
         raise DatasetError(_difference(list(expected), names, data))
     data.class_names = names
     _set_class_count(config.model, len(names))
-    _use(config.dataloader.test, register_coco_json(validation, data.val_json, data.val_images))
+    _use(config.dataloader.test, register_coco(validation, data.val_images))
     evaluator = config.dataloader.evaluator
     if not OmegaConf.is_interpolation(evaluator, "dataset_name"):
         evaluator.dataset_name = config.dataloader.test.dataset.names
@@ -94,9 +94,9 @@ def use_custom_dataset(
     if evaluate_only:
         return
 
-    _use(config.dataloader.train, register_coco_json(training, data.train_json, data.train_images))
+    _use(config.dataloader.train, register_coco(training, data.train_images))
     mapper = config.dataloader.train.mapper
-    if not has_masks(training["annotations"]):
+    if not training.has_masks:
         if need_masks:
             logger.warning(
                 "'%s' has boxes and no masks: the model is trained without a mask head",
@@ -105,7 +105,7 @@ def use_custom_dataset(
             heads.update(mask_in_features=None, mask_pooler=None, mask_head=None)
         mapper.use_instance_mask = False
         mapper.recompute_boxes = False
-    elif need_masks and _has_run_lengths(training["annotations"]):
+    elif need_masks and training.has_run_lengths:
         mapper.instance_mask_format = "bitmask"
     goes_on = resume and any(Checkpointer(nn.Module(), config.train.output_dir).checkpoints())
     if config.train.init_checkpoint and not goes_on and not config.train.reset_head:
@@ -189,14 +189,6 @@ def _set_in(node: DictConfig, count: int) -> bool:
     if node.num_classes != count:
         node.num_classes = count
     return True
-
-
-def _has_run_lengths(annotations: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the mask of any object but a crowd is not polygons."""
-    return any(
-        isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd", 0)
-        for annotation in annotations
-    )
 
 
 def _choose_reset_head(config: DictConfig, trust: bool) -> None:

@@ -1,4 +1,4 @@
-"""Datasets: reading images and annotations, checking them, and generated ``shapes``.
+"""Datasets: images and annotations, their validation, loaders, and the generated `shapes`.
 
 Names are loaded on first use: `images` serves `mvit_det.runtime`, which has no PyTorch.
 """
@@ -7,23 +7,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .check import check_datasets
+    from .catalog import check_datasets, load_records
+    from .coco import CocoDataset, read_coco
     from .images import read_image
     from .mapper import DatasetMapper
     from .shapes import generate_shapes, register_shapes
 
 __all__ = [
+    "CocoDataset",
     "DatasetMapper",
     "check_datasets",
     "generate_shapes",
+    "load_records",
+    "read_coco",
     "read_image",
     "register_shapes",
 ]
 
 _MODULES = {
+    "CocoDataset": "coco",
     "DatasetMapper": "mapper",
-    "check_datasets": "check",
+    "check_datasets": "catalog",
     "generate_shapes": "shapes",
+    "load_records": "catalog",
+    "read_coco": "coco",
     "read_image": "images",
     "register_shapes": "shapes",
 }

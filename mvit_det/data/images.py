@@ -1,4 +1,4 @@
-"""Images from files, as the model takes them."""
+"""Image files as arrays, upright and in the channel order of the model."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,12 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import ImageError
 
-# Of all that Pillow reads, the formats of images; others, such as EPS, run programs.
+# Image formats alone: other formats that Pillow reads, such as EPS, run programs.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
-_HEAD_SIZE = 64  # bytes that tell what a file is
+_HEAD_SIZE = 64  # bytes that identify a file
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*")
-_MEND = "get it anew or leave it out"
+_REMEDY = "download it again or remove it"
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -26,7 +26,7 @@ _TRANSPOSES = {
 
 
 def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.ndarray:
-    """Reads an image upright, whatever its file is called.
+    """Reads an image upright; the file extension does not matter.
 
     The orientation in its EXIF data is applied. For images of 8 bits the result is that of
     Detectron2's `read_image`: grey values and palettes become colours, CMYK is converted without
@@ -36,13 +36,13 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
 
     Args:
         path: of the file.
-        image_format: order of the colours, "RGB" or "BGR".
+        image_format: channel order, "RGB" or "BGR".
 
     Returns:
         (H, W, 3) uint8, in [0, 255].
 
     Raises:
-        ImageError: the file is missing, empty, cut short, damaged or no image, holds values
+        ImageError: the file is missing, empty, truncated, corrupt or not an image, holds values
             without a known range (floating point, 32 bits), or more than 179 million pixels.
         ValueError: `image_format` is neither "RGB" nor "BGR".
     """
@@ -54,8 +54,8 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
             upright = _to_rgb(image, path)
         except ValueError as error:
             raise ImageError(
-                f"the image '{path}' has pixels of the kind '{image.mode}', which cannot be "
-                "turned into RGB; save it as PNG or JPEG of 8 bits"
+                f"the image '{path}' has pixels of mode '{image.mode}', which cannot be "
+                "converted to RGB; save it as PNG or JPEG of 8 bits"
             ) from error
         method = _TRANSPOSES.get(_orientation(image))
         if method is not None:
@@ -65,7 +65,7 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
 
 
 def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads a label map: an image whose grey values, or indexes into a palette, are classes.
+    """Reads a label map: an image whose grey values or palette indexes are classes.
 
     Returns:
         (H, W) of integers.
@@ -77,18 +77,18 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
         _load(image, path)
         if image.mode not in ("L", "P") and not image.mode.startswith("I"):
             raise ImageError(
-                f"the label map '{path}' has pixels of the kind '{image.mode}'; save it as PNG "
+                f"the label map '{path}' has pixels of mode '{image.mode}'; save it as PNG "
                 "with one integer per pixel"
             )
         return np.array(image)
 
 
 def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width in pixels that `read_image` gives, from the beginning of a file alone.
+    """Returns the height and width of `read_image`'s result, from the file header alone.
 
     Raises:
-        ImageError: the file is missing, empty or no image, or holds more than 179 million pixels.
-            Damage further on goes unnoticed.
+        ImageError: the file is missing, empty or not an image, or holds more than 179 million
+            pixels. Corrupt pixels go unnoticed.
     """
     with open_image(path) as image:
         width, height = image.size
@@ -112,67 +112,67 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
             f"there is no image '{path}'; check its name and the folder of images"
         ) from error
     except IsADirectoryError as error:
-        raise ImageError(f"'{path}' is a folder and not an image; name a file") from error
+        raise ImageError(f"'{path}' is a folder, not an image; name a file") from error
     except Image.DecompressionBombError as error:
         millions = round(2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6)
         raise ImageError(
             f"the image '{path}' has more than {millions} million pixels, too many to read "
-            "safely; scale it down or leave it out"
+            "safely; scale it down or remove it"
         ) from error
     except UnidentifiedImageError as error:
-        raise ImageError(_what_instead(path)) from error
-    # Headers can be damaged in any way, too.
+        raise ImageError(_not_an_image(path)) from error
+    # So can a corrupt header.
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(
                 f"the image '{path}' cannot be read ({error.strerror}); make it readable or "
-                "leave it out"
+                "remove it"
             ) from error
-        raise _damaged(path, error) from error
+        raise _corrupt(path, error) from error
 
 
 def _load(image: Image.Image, path: str | os.PathLike[str]) -> None:
     try:
         image.load()
-    # Whatever a damaged file makes of its decoder: there is no list of what it may raise.
+    # A corrupt file can make its decoder raise anything.
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise _corrupt(path, error) from error
 
 
-def _what_instead(path: Path) -> str:
-    """What a file is that is no image."""
+def _not_an_image(path: Path) -> str:
+    """Says what a file is that is not an image."""
     with open(path, "rb") as file:
         head = file.read(_HEAD_SIZE)
     if not head:
-        return f"the image '{path}' is empty; {_MEND}"
+        return f"the image '{path}' is empty; {_REMEDY}"
     if head.startswith(_SIGNATURES):
-        return f"the image '{path}' is cut short or damaged; {_MEND}"
+        return f"the image '{path}' is truncated or corrupt; {_REMEDY}"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        return f"'{path}' is a web page or a drawing and not an image; {_MEND}"
+        return f"'{path}' is a web page or a drawing, not an image; {_REMEDY}"
     if head.startswith(b"version https://git-lfs"):
         return (
             f"'{path}' only points to an image kept by Git LFS; get the image with 'git lfs pull'"
         )
-    return f"'{path}' is no image of a known format; convert it to PNG or JPEG or leave it out"
+    return f"'{path}' is not an image of a known format; convert it to PNG or JPEG or remove it"
 
 
-def _damaged(path: str | os.PathLike[str], error: Exception) -> ImageError:
+def _corrupt(path: str | os.PathLike[str], error: Exception) -> ImageError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ImageError(f"the image '{path}' is cut short or damaged ({reason}); {_MEND}")
+    return ImageError(f"the image '{path}' is truncated or corrupt ({reason}); {_REMEDY}")
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's number, 1 to 8, of how the image lies; 1 is upright."""
+    """EXIF's orientation, 1 to 8; 1 is upright."""
     try:
-        # That of the base class does not decode a PNG in search of EXIF data behind the pixels.
+        # The base class's method does not decode a PNG to look for EXIF data behind the pixels.
         return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
-    # EXIF data can be damaged in any way, and an image without them is upright.
+    # Corrupt EXIF data can raise anything, and an image without EXIF data is upright.
     except Exception:
         return 1
 
 
 def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
-    """The image with 8 bits in each of three colours."""
+    """The image with three channels of 8 bits."""
     if image.mode == "F":
         raise ImageError(
             f"the image '{path}' has floating-point pixels, whose range is not known; save it "

@@ -46,7 +46,7 @@ class TrainingLoader:
         """Builds the loader of a training.
 
         Args:
-            dataset: records in Detectron2's format, as `get_detection_dataset_dicts` returns them.
+            dataset: records in Detectron2's format, as `load_records` returns them.
             mapper: makes of a record what the model takes, and raises `ImageError` for an image
                 that cannot be used. What it draws from the generators of Python, NumPy and PyTorch
                 depends on the seed and the image's position in the training alone.

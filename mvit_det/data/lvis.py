@@ -1,11 +1,8 @@
 """LVIS without the package of that name, which only its evaluation needs."""
 
-import functools
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,28 +11,28 @@ from detectron2.data.detection_utils import get_fed_loss_cls_weights
 from detectron2.structures import BoxMode
 
 from ..errors import DatasetError
-
-# Those of Detectron2's datasets whose annotations are public.
-STANDARD = ("lvis_v1_train", "lvis_v1_val")
+from .coco import read_json
 
 
-def load_lvis_json(path: str | os.PathLike[str], image_root: str, name: str) -> list[dict]:
-    """Reads annotations in LVIS's format as Detectron2's function of that name does.
+def load_lvis_records(
+    json_file: str | os.PathLike[str], image_root: str, name: str
+) -> list[dict[str, Any]]:
+    """Reads annotations in LVIS's format, as Detectron2's `load_lvis_json` does.
 
     Args:
-        path: of the JSON.
-        image_root: where images lie under the last two parts of their ``coco_url``.
-        name: of the registered dataset. Its metadata get ``thing_classes`` and
-            ``class_image_count`` where they lack them.
+        json_file: the annotations.
+        image_root: folder in which images lie under the last two parts of their `coco_url`.
+        name: of the registered dataset. Its metadata gets `thing_classes` and `class_image_count`
+            where it lacks them.
 
     Returns:
-        Records of Detectron2, by id of the image, with ``neg_category_ids`` and
-        ``not_exhaustive_category_ids``. Classes are category ids less 1.
+        Records in Detectron2's format, by image id, with `neg_category_ids` and
+        `not_exhaustive_category_ids`. Classes are category ids less 1.
 
     Raises:
-        DatasetError: the file is not in LVIS's format.
+        DatasetError: the file cannot be read or is not in LVIS's format.
     """
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    content = read_json(json_file)
     try:
         _complete_metadata(name, content["categories"])
         annotations = defaultdict(list)
@@ -62,7 +59,7 @@ def load_lvis_json(path: str | os.PathLike[str], image_root: str, name: str) -> 
         ]
     except (KeyError, TypeError) as error:
         raise DatasetError(
-            f"'{path}' is not in LVIS's format: there is no {error} in one of its entries"
+            f"'{json_file}' is not in LVIS's format: there is no {error} in one of its entries"
         ) from error
 
 
@@ -78,17 +75,8 @@ def _complete_metadata(name: str, categories: list[dict[str, Any]]) -> None:
         ]
 
 
-def register_lvis() -> None:
-    """Has Detectron2's LVIS v1 loaded by `load_lvis_json`; all else of it stays Detectron2's."""
-    for name in filter(DatasetCatalog.__contains__, STANDARD):
-        metadata = MetadataCatalog.get(name)
-        DatasetCatalog.remove(name)
-        loader = functools.partial(load_lvis_json, metadata.json_file, metadata.image_root, name)
-        DatasetCatalog.register(name, loader)
-
-
 def federated_weights(dataset_name: str, power: float) -> Callable[[], torch.Tensor]:
-    """How often the federated loss draws each class as a negative, for `FastRCNNOutputLayers`.
+    """Weights by which the federated loss draws classes as negatives, for `FastRCNNOutputLayers`.
 
     Args:
         dataset_name: that of training, registered.
@@ -105,6 +93,3 @@ def federated_weights(dataset_name: str, power: float) -> Callable[[], torch.Ten
         return get_fed_loss_cls_weights(dataset_name, power)
 
     return weights
-
-
-register_lvis()

@@ -11,8 +11,8 @@ import torch
 from detectron2.data import detection_utils
 
 from ..errors import ImageError
-from .annotations import MOST_OBJECTS, box_error, segmentation_error
 from .images import read_image, read_labels
+from .validation import MAX_OBJECTS, box_error, segmentation_error
 
 # From this ratio of its sides on, an image can be too narrow to be resized.
 _NARROW = 100
@@ -30,7 +30,7 @@ class DatasetMapper(detectron2.data.DatasetMapper):
     Raises:
         ImageError: the image is missing or cannot be read, its size or that of its label map
             is not that of the annotations, an annotation is not usable, nothing is left of the
-            image when it is resized, or more than `MOST_OBJECTS` objects are in what of it is to
+            image when it is resized, or more than `MAX_OBJECTS` objects are in what of it is to
             be trained on.
     """
 
@@ -77,10 +77,10 @@ class DatasetMapper(detectron2.data.DatasetMapper):
             record.pop("annotations", None)
         elif "annotations" in record:
             self._transform_annotations(record, transforms, shape)
-            if len(record["instances"]) > MOST_OBJECTS:
+            if len(record["instances"]) > MAX_OBJECTS:
                 raise ImageError(
                     f"the image '{path}' has {len(record['instances'])} objects, and training "
-                    f"takes {MOST_OBJECTS} at most; cut it into smaller images"
+                    f"takes {MAX_OBJECTS} at most; cut it into smaller images"
                 )
         return record
 

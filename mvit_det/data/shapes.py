@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from .coco import load_coco_records
 from .shape_scene import CATEGORIES, SceneObject, draw_scene
 from .shape_views import IGNORED, STUFF_CLASSES, write_lvis, write_semantic_maps
 
@@ -156,14 +157,18 @@ def register_shapes(root: str | os.PathLike[str] | None = None) -> None:
         annotations_file = str(folder / ANNOTATIONS_FILE)
         lvis_file = str(folder.with_name(f"{folder.name}_lvis.json"))
         common = {"thing_classes": list(CATEGORIES), "image_root": str(folder / IMAGES_FOLDER)}
+        categories = {
+            "thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(CATEGORIES))}
+        }
         panoptic = {
             "evaluator_type": "coco_panoptic_seg",
+            **categories,
             "sem_seg_root": str(_semantic_folder(folder)),
             "stuff_classes": list(STUFF_CLASSES),
             "ignore_label": IGNORED,
         }
         for view, load, json_file, metadata in (
-            ("", _load_split, annotations_file, {"evaluator_type": "coco"}),
+            ("", _load_split, annotations_file, {"evaluator_type": "coco", **categories}),
             ("panoptic_", _load_panoptic, annotations_file, panoptic),
             ("lvis_", _load_lvis, lvis_file, {"evaluator_type": "lvis"}),
         ):
@@ -179,10 +184,8 @@ def register_shapes(root: str | os.PathLike[str] | None = None) -> None:
 
 def _load_split(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
     """Loads a registered dataset in Detectron2's format, generating it if it is not there."""
-    from detectron2.data.datasets import load_coco_json
-
     _generate_split(split, folder)
-    return load_coco_json(str(folder / ANNOTATIONS_FILE), str(folder / IMAGES_FOLDER), name)
+    return load_coco_records(folder / ANNOTATIONS_FILE, folder / IMAGES_FOLDER)
 
 
 def _load_panoptic(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
@@ -205,7 +208,8 @@ def _load_panoptic(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
 
 def _load_lvis(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
     """As `_load_split`, from annotations in LVIS's format, written if they are not there."""
-    from .lvis import load_lvis_json
+    # It imports `detectron2.data`, which imports this module in order to register the datasets.
+    from .lvis import load_lvis_records
 
     _generate_split(split, folder)
     path = folder.with_name(f"{folder.name}_lvis.json")
@@ -213,7 +217,7 @@ def _load_lvis(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
         unfinished = path.with_suffix(f".{os.getpid()}")
         write_lvis(_read(folder), unfinished, IMAGES_FOLDER)
         unfinished.replace(path)
-    return load_lvis_json(path, str(folder), name)
+    return load_lvis_records(path, str(folder), name)
 
 
 def _semantic_folder(folder: Path) -> Path:

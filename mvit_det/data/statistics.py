@@ -1,4 +1,4 @@
-"""What is in a dataset in COCO's format, in numbers."""
+"""Statistics of a dataset in COCO's format: objects by class and size, and their distributions."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from .annotations import box_error
+from .coco import CocoDataset
+from .validation import box_error, is_integer
 
 # COCO's limits, in square pixels.
 SMALL, LARGE = 32**2, 96**2
+_KEYS = ("image_id", "category_id", "bbox")
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """Objects of a class, crowds apart, and the images that any of them is in."""
+    """Objects and crowds of a class, and the images that show any of them."""
 
     name: str
     objects: int
@@ -27,11 +29,11 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Counts and distributions. Objects are annotations that are no crowd and have a good box.
+    """Counts and distributions. Objects are annotations with a usable box, except crowds.
 
     Attributes:
-        images, annotations: how many.
-        images_without_objects: how many have none; training leaves them out.
+        images, annotations: their numbers.
+        images_without_objects: number of images that training skips.
         classes: of each category, by id.
         sizes: objects with a box that is "small" (area below 32² pixels), "medium" or "large"
             (from 96² on).
@@ -90,27 +92,27 @@ class Statistics:
         )
 
 
-def count(dataset: Mapping[str, Any]) -> Statistics:
-    """Counts what is in a dataset; annotations that are not usable are left out.
-
-    Args:
-        dataset: as `read_coco_json` returns it; it may have errors.
-    """
-    images = {image.get("id"): image for image in dataset["images"] if _is_key(image.get("id"))}
-    categories = {each["id"]: each for each in dataset["categories"] if _is_key(each.get("id"))}
+def count(dataset: CocoDataset) -> Statistics:
+    """Computes the statistics of a dataset; unusable annotations are skipped."""
+    images = {each["id"]: each for each in dataset.images if is_integer(each.get("id"))}
+    categories = {each["id"]: each for each in dataset.categories if is_integer(each.get("id"))}
     objects: Counter[int] = Counter()
     crowds: Counter[int] = Counter()
     images_of: defaultdict[int, set[int]] = defaultdict(set)
     per_image: Counter[int] = Counter()
     boxes = []
-    for annotation in dataset["annotations"]:
-        image, category = annotation.get("image_id"), annotation.get("category_id")
-        known = _is_key(image) and image in images and _is_key(category) and category in categories
-        box = annotation.get("bbox")
+    image: Any
+    category: Any
+    box: Any
+    for annotation in dataset.annotations:
+        image, category, box = (annotation.get(key) for key in _KEYS)
+        if not (is_integer(image) and is_integer(category)):
+            continue
+        known = image in images and category in categories
         if not known or box_error(box) or min(box[2:]) <= 0:
             continue
         images_of[category].add(image)
-        if annotation.get("iscrowd", 0):
+        if annotation["iscrowd"]:
             crowds[category] += 1
             continue
         objects[category] += 1
@@ -125,8 +127,8 @@ def count(dataset: Mapping[str, Any]) -> Statistics:
         "large": int((area >= LARGE).sum()),
     }
     return Statistics(
-        images=len(dataset["images"]),
-        annotations=len(dataset["annotations"]),
+        images=len(dataset.images),
+        annotations=len(dataset.annotations),
         images_without_objects=len(images) - len(per_image),
         classes=[
             ClassCount(
@@ -135,7 +137,7 @@ def count(dataset: Mapping[str, Any]) -> Statistics:
             for each in sorted(categories)
         ],
         sizes=sizes,
-        objects_per_image=np.array([per_image[image] for image in images], dtype=int),
+        objects_per_image=np.array([per_image[each] for each in images], dtype=int),
         box_sides=np.sqrt(area),
         aspect_ratios=width / height,
         heights=_numbers(images.values(), "height"),
@@ -143,10 +145,6 @@ def count(dataset: Mapping[str, Any]) -> Statistics:
     )
 
 
-def _is_key(value: Any) -> bool:
-    return isinstance(value, int)
-
-
 def _numbers(images: Any, key: str) -> np.ndarray:
     values = (image.get(key) for image in images)
-    return np.array([value for value in values if isinstance(value, int)], dtype=float)
+    return np.array([value for value in values if is_integer(value)], dtype=float)

@@ -1,32 +1,41 @@
-"""All that is wrong with a dataset in COCO's format, found before training starts."""
+"""Validation of datasets in COCO's format: all that is wrong, found before training starts."""
 
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from faster_coco_eval.mask_api_new_cpp import toUncompressedRLE
+
 from ..errors import DatasetError, ImageError
-from .annotations import MOST_OBJECTS, box_error, segmentation_error
-from .coco_json import image_path
+from .coco import CocoDataset, image_path
 from .images import read_image_size
 
 logger = logging.getLogger(__name__)
 
-_MOST_EXAMPLES = 3
-_OUTSIDE = 0.5  # pixels by which a box may leave its image without a word
+# Training compares each object of an image with each anchor, and, as objects are proposals too,
+# with each other: the memory for that grows with the number of objects and with its square.
+MAX_OBJECTS = 5000
+
+_MAX_EXAMPLES = 3
+_MIN_POINTS = 3  # of a polygon
+_TOLERANCE = 0.5  # pixels by which a box or polygon may leave its image without a warning
+# Pixels, and share of its longer side, by which polygons may leave their box without a warning.
+_BOX_TOLERANCE, _BOX_SHARE = 2.0, 0.05
 
 Severity = Literal["error", "warning"]
 
 
 @dataclass
 class Issue:
-    """One kind of thing that is wrong, and where.
+    """One kind of problem, and where it occurs.
 
     Attributes:
-        severity: with an "error" training cannot start; with a "warning" it does, and the text
-            says what becomes of the objects.
+        severity: an "error" prevents training; after a "warning" training goes on, and `remedy`
+            says how the objects are treated.
         what: the kind.
         remedy: what to do, or what is done.
         count: how often it occurs.
@@ -44,43 +53,41 @@ class Issue:
         return f"{self.severity}: {self.what}: {self.count} ({shown}); {self.remedy}"
 
 
-class _Issues:
-    """Collects issues, errors first, in the order in which they are found."""
+def check_dataset(
+    dataset: CocoDataset,
+    folder: str | os.PathLike[str] | None,
+    *,
+    need_objects: bool = True,
+    need_masks: bool = False,
+) -> None:
+    """Logs the warnings of `find_issues` and raises its errors.
 
-    def __init__(self) -> None:
-        self._issues: dict[str, Issue] = {}
-
-    def add(self, severity: Severity, what: str, example: str, remedy: str) -> None:
-        problem = self._issues.setdefault(what, Issue(severity, what, remedy))
-        problem.count += 1
-        if len(problem.examples) < _MOST_EXAMPLES:
-            problem.examples.append(example)
-
-    def error(self, what: str, example: str, remedy: str) -> None:
-        self.add("error", what, example, remedy)
-
-    def warning(self, what: str, example: str, remedy: str) -> None:
-        self.add("warning", what, example, remedy)
-
-    def issues(self) -> list[Issue]:
-        return sorted(self._issues.values(), key=lambda problem: problem.severity)
+    Raises:
+        DatasetError: there are errors; the message lists all of them, and the warnings.
+    """
+    issues = find_issues(dataset, folder, need_objects=need_objects, need_masks=need_masks)
+    lines = "".join(f"\n  {issue}" for issue in issues)
+    if any(issue.severity == "error" for issue in issues):
+        raise DatasetError(f"the dataset '{dataset.path}' cannot be used as it is:{lines}")
+    if issues:
+        logger.warning("About the dataset '%s':%s", dataset.path, lines)
 
 
 def find_issues(
-    dataset: Mapping[str, Any],
+    dataset: CocoDataset,
     folder: str | os.PathLike[str] | None,
     *,
     need_objects: bool = True,
     need_masks: bool = False,
 ) -> list[Issue]:
-    """Checks what a file of annotations says, and of the images that they are there.
+    """Checks annotations, and that their images exist.
 
-    Of each image the header alone is read: its size is compared, but damage to its pixels goes
-    unnoticed. Sizes are those after the EXIF orientation is applied.
+    Only the header of each image is read: its size is compared, but corrupt pixels go unnoticed.
+    Sizes are those after the EXIF orientation is applied.
 
     Args:
-        dataset: as `read_coco_json` returns it.
-        folder: of the images; None leaves the files out.
+        dataset: as `read_coco` returns it.
+        folder: of the images; None skips the image files.
         need_objects: whether a dataset without annotations is an error, as in training.
         need_masks: whether it is an error that some objects have masks and others have none.
 
@@ -88,41 +95,114 @@ def find_issues(
         The issues, errors first; [] if all is well.
     """
     issues = _Issues()
-    _check_categories(issues, dataset["categories"], dataset["annotations"])
-    sizes = _check_images(issues, dataset["images"], folder)
+    _check_categories(issues, dataset)
+    sizes = _check_images(issues, dataset.images, folder)
     _check_annotations(issues, dataset, sizes)
-    severity: Severity = "error" if need_objects else "warning"
-    if not dataset["annotations"]:
+    if not dataset.annotations:
         remedy = "annotate some" if need_objects else "evaluation has nothing to count"
+        severity: Severity = "error" if need_objects else "warning"
         issues.add(severity, "no object is annotated", "'annotations' is empty", remedy)
-    _check_masks(issues, dataset["annotations"], "error" if need_masks else "warning")
-    return issues.issues()
+    if dataset.has_masks:
+        for annotation in dataset.annotations:
+            if "segmentation" not in annotation and not annotation["iscrowd"]:
+                issues.add(
+                    "error" if need_masks else "warning",
+                    "object without a mask where others have one",
+                    f"annotation {annotation.get('id')!r}",
+                    "add its mask, or train boxes alone with a model without a mask head",
+                )
+    return issues.sorted()
 
 
-def check_dataset(
-    dataset: Mapping[str, Any],
-    json_file: str,
-    folder: str | os.PathLike[str] | None,
-    *,
-    need_objects: bool = True,
-    need_masks: bool = False,
-) -> None:
-    """`find_issues` that logs warnings and raises errors.
+def box_error(box: Any) -> str:
+    """Says why a box is unusable; '' if it is fine.
 
-    Raises:
-        DatasetError: there are errors; the message lists all of them, and the warnings.
+    Args:
+        box: should be four finite numbers in pixels: x, y and either width, height or x, y.
     """
-    issues = find_issues(dataset, folder, need_objects=need_objects, need_masks=need_masks)
-    lines = "".join(f"\n  {problem}" for problem in issues)
-    if any(problem.severity == "error" for problem in issues):
-        raise DatasetError(f"the dataset '{json_file}' cannot be used as it is:{lines}")
-    if issues:
-        logger.warning("About the dataset '%s':%s", json_file, lines)
+    if not isinstance(box, Sequence) or isinstance(box, str) or len(box) != 4:
+        return "box that is not four numbers"
+    return "" if _all_finite(box) else "box with NaN, infinite or no numbers"
 
 
-def _is_whole(value: Any) -> bool:
-    """Whether it is an integer that fits into 64 bits."""
+def segmentation_error(segmentation: Any, height: int, width: int) -> str:
+    """Says why a mask is unusable; '' if it is fine.
+
+    Args:
+        segmentation: as in COCO: polygons, each a list x0, y0, x1, y1, … in pixels, or run-length
+            encoding with `size` and `counts`, plain or compressed. None and [] are no mask.
+        height, width: of the image in pixels.
+    """
+    if segmentation is None:
+        return ""
+    if isinstance(segmentation, dict):
+        return _run_length_error(segmentation, height, width)
+    if not isinstance(segmentation, list):
+        return "mask that is neither polygons nor run-length encoding"
+    for polygon in segmentation:
+        if not isinstance(polygon, Sequence) and hasattr(polygon, "tolist"):
+            polygon = polygon.tolist()
+        if not isinstance(polygon, Sequence) or isinstance(polygon, str):
+            return "polygon that is not a list of numbers"
+        if len(polygon) % 2:
+            return "polygon with an odd number of coordinates"
+        if len(polygon) < 2 * _MIN_POINTS:
+            return "polygon with less than three points"
+        if not _all_finite(polygon):
+            return "polygon with NaN, infinite or no numbers"
+    return ""
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer that fits into 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _all_finite(numbers: Sequence[Any]) -> bool:
+    try:
+        return all(map(math.isfinite, numbers))
+    except (TypeError, OverflowError):
+        return False
+
+
+def _run_length_error(encoded: Mapping[str, Any], height: int, width: int) -> str:
+    """Checks that the runs fill the image: pycocotools reads lists that do not without a word."""
+    size: Any = encoded.get("size")
+    counts: Any = encoded.get("counts")
+    if list(size if isinstance(size, Sequence) else ()) != [height, width]:
+        return "run-length encoding of another size than the image's"
+    try:
+        if isinstance(counts, (str, bytes)):
+            code = counts.encode() if isinstance(counts, str) else counts
+            (plain,) = toUncompressedRLE([{"size": [height, width], "counts": code}])
+            counts = plain["counts"]
+        fits = all(length >= 0 for length in counts) and sum(counts) == height * width
+    except (TypeError, ValueError, RuntimeError):
+        fits = False
+    return "" if fits else "run-length encoding that does not fill the image"
+
+
+class _Issues:
+    """Collects issues by kind."""
+
+    def __init__(self) -> None:
+        self._issues: dict[str, Issue] = {}
+
+    def add(self, severity: Severity, what: str, example: str, remedy: str) -> None:
+        issue = self._issues.setdefault(what, Issue(severity, what, remedy))
+        issue.count += 1
+        if len(issue.examples) < _MAX_EXAMPLES:
+            issue.examples.append(example)
+
+    def error(self, what: str, example: str, remedy: str) -> None:
+        self.add("error", what, example, remedy)
+
+    def warning(self, what: str, example: str, remedy: str) -> None:
+        self.add("warning", what, example, remedy)
+
+    def sorted(self) -> list[Issue]:
+        """Errors first, else in the order in which they were found."""
+        return sorted(self._issues.values(), key=lambda issue: issue.severity)
 
 
 def _repeated(values: Iterable[Any]) -> list[Any]:
@@ -131,22 +211,19 @@ def _repeated(values: Iterable[Any]) -> list[Any]:
 
 def _check_ids(issues: _Issues, items: Sequence[Mapping[str, Any]], kind: str) -> None:
     for number, item in enumerate(items):
-        if not _is_whole(item.get("id")):
+        if not is_integer(item.get("id")):
             issues.error(
                 f"{kind} whose 'id' is missing or not an integer",
                 f"number {number} of the list: {item.get('id')!r}",
                 "number them",
             )
-    whole = (item["id"] for item in items if _is_whole(item.get("id")))
-    for repeated in _repeated(whole):
-        issues.error(f"id of more than one {kind}", str(repeated), "number them anew")
+    ids = (item["id"] for item in items if is_integer(item.get("id")))
+    for repeated in _repeated(ids):
+        issues.error(f"id of more than one {kind}", str(repeated), "renumber them")
 
 
-def _check_categories(
-    issues: _Issues,
-    categories: Sequence[Mapping[str, Any]],
-    annotations: Sequence[Mapping[str, Any]],
-) -> None:
+def _check_categories(issues: _Issues, dataset: CocoDataset) -> None:
+    categories, annotations = dataset.categories, dataset.annotations
     _check_ids(issues, categories, "category")
     if not categories:
         issues.error("no category is named", "'categories' is empty", "name the classes")
@@ -156,15 +233,15 @@ def _check_categories(
             issues.error("category without a name", f"category {category.get('id')!r}", "name it")
     names = (category["name"] for category in categories if isinstance(category.get("name"), str))
     for repeated in _repeated(names):
-        issues.error("name of more than one category", f"'{repeated}'", "join or rename them")
+        issues.error("name of more than one category", f"'{repeated}'", "merge or rename them")
     used = {
         annotation["category_id"]
         for annotation in annotations
-        if _is_whole(annotation.get("category_id"))
+        if is_integer(annotation.get("category_id"))
     }
     if annotations:
         for category in categories:
-            if _is_whole(category.get("id")) and category["id"] not in used:
+            if is_integer(category.get("id")) and category["id"] not in used:
                 issues.warning(
                     "category without objects", f"'{category.get('name')}'", "it is not learned"
                 )
@@ -185,9 +262,9 @@ def _check_images(
     for image in images:
         name, height, width = (image.get(key) for key in ("file_name", "height", "width"))
         size = (0, 0)
-        if _is_whole(height) and _is_whole(width) and min(height, width) > 0:
+        if is_integer(height) and is_integer(width) and min(height, width) > 0:
             size = (height, width)
-        if _is_whole(image.get("id")):
+        if is_integer(image.get("id")):
             sizes[image["id"]] = size
         if size == (0, 0):
             issues.error(
@@ -241,103 +318,137 @@ def _check_file(
 
 
 def _check_annotations(
-    issues: _Issues, dataset: Mapping[str, Any], sizes: Mapping[int, tuple[int, int]]
+    issues: _Issues, dataset: CocoDataset, sizes: Mapping[int, tuple[int, int]]
 ) -> None:
-    annotations = dataset["annotations"]
-    _check_ids(issues, annotations, "annotation")
-    categories = {
-        category["id"] for category in dataset["categories"] if _is_whole(category.get("id"))
-    }
+    _check_ids(issues, dataset.annotations, "annotation")
+    categories = {each["id"] for each in dataset.categories if is_integer(each.get("id"))}
     objects: Counter[int] = Counter()
-    for annotation in annotations:
+    has_area = False
+    category: Any
+    image: Any
+    for annotation in dataset.annotations:
         which = f"annotation {annotation.get('id')!r}"
         category, image = annotation.get("category_id"), annotation.get("image_id")
-        if not _is_whole(category) or category not in categories:
+        if not is_integer(category) or category not in categories:
             issues.error(
                 "object of an unknown category",
                 f"{which}: category {category!r}",
                 "add the category or correct 'category_id'",
             )
-        if not _is_whole(image) or image not in sizes:
+        size = (0, 0)
+        if not is_integer(image) or image not in sizes:
             issues.error(
                 "object in an unknown image",
                 f"{which}: image {image!r}",
                 "add the image or remove the annotation",
             )
-            height, width = 0, 0
         else:
-            height, width = sizes[image]
+            size = sizes[image]
             objects[image] += 1
-        _check_box(issues, annotation.get("bbox"), which, height, width)
-        if height:
-            problem = segmentation_error(annotation.get("segmentation"), height, width)
-            if problem:
-                issues.error(problem, which, "mend or remove it")
-        if annotation.get("iscrowd", 0):
+        box = _check_box(issues, annotation.get("bbox"), which, *size)
+        has_area |= box is not None and box[2] > 0 and box[3] > 0
+        _check_segmentation(issues, annotation.get("segmentation"), box, which, *size)
+        if box is not None and annotation.get("area") == 0 and box[2] * box[3] > 0:
             issues.warning(
-                "crowd ('iscrowd': 1)", which, "training leaves it out, evaluation counts it so"
+                "'area' of 0 for a box with an area", which, "evaluation takes the area of the box"
             )
+        if annotation["iscrowd"] not in (0, 1):
+            issues.error(
+                "'iscrowd' that is neither 0 nor 1",
+                f"{which}: {annotation['iscrowd']!r}",
+                "write 1 for a crowded region and 0 for an object",
+            )
+        elif annotation["iscrowd"]:
+            issues.warning(
+                "crowd ('iscrowd': 1)",
+                which,
+                "training skips it, evaluation ignores detections inside it",
+            )
+    if dataset.annotations and not has_area:
+        issues.error(
+            "no box has an area",
+            "all widths or heights are 0 or unusable",
+            "write x, y, width, height in pixels",
+        )
     for image, number in objects.items():
-        if number > MOST_OBJECTS:
+        if number > MAX_OBJECTS:
             issues.warning(
-                f"image with more than {MOST_OBJECTS} objects",
+                f"image with more than {MAX_OBJECTS} objects",
                 f"image {image}: {number}",
-                "training takes no more of what augmentation leaves; cut it into smaller images",
+                f"training fails if augmentation leaves more than {MAX_OBJECTS}; cut it into "
+                "smaller images",
             )
 
 
-def _check_box(issues: _Issues, box: Any, which: str, height: int, width: int) -> None:
-    """`height` and `width` are 0 where the size of the image is not known."""
+def _check_box(
+    issues: _Issues, box: Any, which: str, height: int, width: int
+) -> Sequence[float] | None:
+    """Returns the box if it can be read; height and width are 0 if the image is not known."""
     problem = box_error(box)
+    remedy = "write x, y, width, height in pixels"
     if problem:
-        issues.error(problem, f"{which}: {box!r}", "write x, y, width, height in pixels")
-        return
+        issues.error(problem, f"{which}: {box!r}", remedy)
+        return None
     x, y, box_width, box_height = box
     example = f"{which}: {list(box)}"
+    inside = f"{example} in {height} × {width}"
     if box_width < 0 or box_height < 0:
-        issues.error("box with a negative size", example, "write x, y, width, height in pixels")
+        issues.error("box with a negative size", example, remedy)
     elif box_width == 0 or box_height == 0:
-        issues.warning("box without area", example, "training leaves it out")
+        issues.warning("box without area", example, "training skips it")
     elif height and (x >= width or y >= height or x + box_width <= 0 or y + box_height <= 0):
-        issues.error(
-            "box outside of its image",
-            f"{example} in {height} × {width}",
-            "write x, y, width, height in pixels, or remove the annotation",
-        )
-    elif height and (
-        min(x, y) < -_OUTSIDE
-        or x + box_width > width + _OUTSIDE
-        or y + box_height > height + _OUTSIDE
-    ):
+        issues.error("box outside of its image", inside, f"{remedy}, or remove the annotation")
+    elif height and min(x, y) >= 0 and max(x + box_width, y + box_height) <= 1 < max(height, width):
+        if box_width < 1 or box_height < 1:
+            issues.warning(
+                "box that seems to be normalised to 0…1",
+                inside,
+                "its numbers are taken as pixels; multiply them by the image's width and height",
+            )
+    elif height and not _lies_in((x, y, x + box_width, y + box_height), width, height):
+        issues.warning("box that leaves its image", inside, "it is clipped to the image")
+    return box
+
+
+def _check_segmentation(
+    issues: _Issues,
+    segmentation: Any,
+    box: Sequence[float] | None,
+    which: str,
+    height: int,
+    width: int,
+) -> None:
+    problem = segmentation_error(segmentation, height, width) if height else ""
+    if problem:
+        issues.error(problem, which, "correct or remove it")
+    if problem or not height or not isinstance(segmentation, list):
+        return
+    xs = [x for polygon in segmentation for x in polygon[0::2]]
+    ys = [y for polygon in segmentation for y in polygon[1::2]]
+    corners = min(xs), min(ys), max(xs), max(ys)
+    example = f"{which}: x {corners[0]:g} to {corners[2]:g}, y {corners[1]:g} to {corners[3]:g}"
+    if not _lies_in(corners, width, height):
         issues.warning(
-            "box that leaves its image",
+            "polygon that leaves its image",
             f"{example} in {height} × {width}",
             "it is clipped to the image",
         )
-
-
-def _check_masks(
-    issues: _Issues, annotations: Sequence[Mapping[str, Any]], severity: Severity
-) -> None:
-    without = [
-        annotation
-        for annotation in annotations
-        if not annotation.get("segmentation") and not annotation.get("iscrowd", 0)
-    ]
-    if not has_masks(annotations):
+    if box is None or box[2] <= 0 or box[3] <= 0:
         return
-    for annotation in without:
-        issues.add(
-            severity,
-            "object without a mask where others have one",
-            f"annotation {annotation.get('id')!r}",
-            "add its mask, or train boxes alone with a model without a mask head",
+    x, y, box_width, box_height = box
+    tolerance = _BOX_TOLERANCE + _BOX_SHARE * max(box_width, box_height)
+    shifted = corners[0] - x, corners[1] - y, corners[2] - x, corners[3] - y
+    if not _lies_in(shifted, box_width, box_height, tolerance):
+        issues.warning(
+            "polygon outside of its box",
+            f"{example}, box {list(box)}",
+            "training takes the box as it is and clips the mask to it; correct one of them",
         )
 
 
-def has_masks(annotations: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether any object has a mask; crowds do not count."""
-    return any(
-        annotation.get("segmentation") and not annotation.get("iscrowd", 0)
-        for annotation in annotations
-    )
+def _lies_in(
+    corners: Sequence[float], width: float, height: float, tolerance: float = _TOLERANCE
+) -> bool:
+    """Whether x0, y0, x1, y1 lie in [0, width] and [0, height], give or take the tolerance."""
+    x0, y0, x1, y1 = corners
+    return min(x0, y0) >= -tolerance and x1 <= width + tolerance and y1 <= height + tolerance

@@ -11,7 +11,7 @@ from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 
 from mvit_det.config import load_config, resolve_device
-from mvit_det.data.lvis import load_lvis_json
+from mvit_det.data.lvis import load_lvis_records
 from mvit_det.engine import train
 from mvit_det.errors import ConfigError
 from mvit_det.evaluation import COCOEvaluator
@@ -173,7 +173,7 @@ def test_lvis_evaluation():
     metadata = MetadataCatalog.get("shapes_lvis_val")
     evaluator = LVISEvaluator("shapes_lvis_val", tasks=("bbox",), distributed=False)
     evaluator.reset()
-    for record in load_lvis_json(metadata.json_file, metadata.image_root, "shapes_lvis_val"):
+    for record in load_lvis_records(metadata.json_file, metadata.image_root, "shapes_lvis_val"):
         found = Instances((record["height"], record["width"]))
         boxes = [
             BoxMode.convert(a["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)

@@ -1,9 +1,10 @@
-"""Bad input gets a sentence that says what is wrong, where, and what to do.
+"""Bad input gets one sentence that names the kind of problem and the value.
 
-The tables below have a row per case: what it is called, how the input is made, and what is said.
+The tables below have a row per case: its name, how the input is made, and what the message names.
 """
 
 import copy
+import io
 import json
 import re
 import struct
@@ -18,10 +19,10 @@ import pytest
 from PIL import ExifTags, Image
 
 from mvit_det.data import DatasetMapper
-from mvit_det.data.annotations import MOST_OBJECTS
-from mvit_det.data.coco_json import load_coco_json, read_coco_json
+from mvit_det.data.coco import CocoDataset, load_coco_records, read_coco
 from mvit_det.data.images import read_image
-from mvit_det.data.validation import check_dataset, find_issues
+from mvit_det.data.statistics import count
+from mvit_det.data.validation import MAX_OBJECTS, check_dataset, find_issues
 from mvit_det.errors import DatasetError, ImageError
 
 
@@ -30,7 +31,7 @@ class Case:
     """One way in which input can be bad.
 
     `make` gets a path to write to (images and files), or a dataset to spoil (JSON), or a record
-    to spoil (samples). `says` is a part of the sentence, where {path} is the path that was written.
+    to spoil (samples). `says` is a pattern of the kind of problem and the value.
     """
 
     name: str
@@ -43,8 +44,6 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
 
 def encoded(image_format, pixels=PIXELS, **options):
     """The bytes of an image."""
-    import io
-
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, image_format, **options)
     return buffer.getvalue()
@@ -76,148 +75,64 @@ def flipped_in_the_middle(data):
     )
 
 
-ANEW = "; get it anew or leave it out"
 IMAGES = [
-    Case(
-        "missing",
-        lambda path: None,
-        "there is no image '{path}'; check its name and the folder of images",
-    ),
-    Case("folder", Path.mkdir, "'{path}' is a folder and not an image; name a file"),
-    Case("zero bytes", Path.touch, "the image '{path}' is empty" + ANEW),
-    Case(
-        "JPEG cut short",
-        writes(encoded("JPEG")[:-200]),
-        r"the image '{path}' is cut short or damaged \(.*\)" + ANEW,
-    ),
-    Case(
-        "PNG cut short",
-        writes(encoded("PNG")[:-600]),
-        r"the image '{path}' is cut short or damaged \(.*\)" + ANEW,
-    ),
-    Case(
-        "WebP cut short",
-        writes(encoded("WEBP")[:-100]),
-        r"the image '{path}' is cut short or damaged( \(.*\))?" + ANEW,
-    ),
-    Case(
-        "JPEG of its first bytes",
-        writes(encoded("JPEG")[:10]),
-        r"the image '{path}' is cut short or damaged \(.*\)" + ANEW,
-    ),
+    Case("missing", lambda path: None, "there is no image"),
+    Case("folder", Path.mkdir, "is a folder"),
+    Case("zero bytes", Path.touch, "is empty"),
+    Case("JPEG cut short", writes(encoded("JPEG")[:-200]), "truncated or corrupt"),
+    Case("PNG cut short", writes(encoded("PNG")[:-600]), "truncated or corrupt"),
+    Case("WebP cut short", writes(encoded("WEBP")[:-100]), "truncated or corrupt"),
+    Case("JPEG of its first bytes", writes(encoded("JPEG")[:10]), "truncated or corrupt"),
     Case(
         "PNG with damaged pixels",
         writes(flipped_in_the_middle(encoded("PNG"))),
-        r"the image '{path}' is cut short or damaged \(.*\)" + ANEW,
+        "truncated or corrupt",
     ),
-    Case(
-        "web page",
-        writes(b"\n<!DOCTYPE html><html>404</html>"),
-        "'{path}' is a web page or a drawing and not an image" + ANEW,
-    ),
-    Case(
-        "text",
-        writes(b"not an image\n"),
-        "'{path}' is no image of a known format; convert it to PNG or JPEG or leave it out",
-    ),
-    Case(
-        "random bytes",
-        writes(np.random.default_rng(1).bytes(4000)),
-        "'{path}' is no image of a known format; convert it to PNG or JPEG or leave it out",
-    ),
+    Case("web page", writes(b"\n<!DOCTYPE html><html>404</html>"), "is a web page"),
+    Case("text", writes(b"not an image\n"), "is not an image"),
+    Case("random bytes", writes(np.random.default_rng(1).bytes(4000)), "is not an image"),
     Case(
         "PostScript, which would run a program",
         writes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"),
-        "'{path}' is no image of a known format; convert it to PNG or JPEG or leave it out",
+        "is not an image",
     ),
     Case(
         "pointer of Git LFS",
         writes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
-        "'{path}' only points to an image kept by Git LFS; get the image with 'git lfs pull'",
+        "git lfs pull",
     ),
-    Case(
-        "decompression bomb",
-        writes(png_of_size(60_000, 60_000)),
-        "the image '{path}' has more than 179 million pixels, too many to read safely; scale it "
-        "down or leave it out",
-    ),
-    Case(
-        "floating point",
-        writes(encoded("TIFF", np.ones((4, 4), np.float32))),
-        "the image '{path}' has floating-point pixels, whose range is not known; save it as PNG "
-        "or JPEG of 8 bits",
-    ),
-    Case(
-        "32 bits",
-        writes(encoded("TIFF", np.array([[-1, 70000]], np.int32))),
-        "the image '{path}' has pixels of 32 bits, from -1 to 70000, whose range is not known; "
-        "save it as PNG or JPEG of 8 bits",
-    ),
+    Case("decompression bomb", writes(png_of_size(60_000, 60_000)), "179 million pixels"),
+    Case("floating point", writes(encoded("TIFF", np.ones((4, 4), np.float32))), "floating-point"),
+    Case("32 bits", writes(encoded("TIFF", np.array([[-1, 70000]], np.int32))), "-1 to 70000"),
 ]
 
 FILES = [
-    Case(
-        "missing",
-        lambda path: None,
-        "there is no file of annotations '{path}'; check its name",
-    ),
-    Case("folder", Path.mkdir, "the annotations '{path}' cannot be read"),
-    Case("empty", Path.touch, "the annotations '{path}' are empty; export or copy them anew"),
-    Case(
-        "cut short",
-        writes(b'{"images": [{"id": 1, "file_name": "a.j'),
-        "the annotations '{path}' are cut short; export or copy them anew",
-    ),
-    Case(
-        "cut short between values",
-        writes(b'{"images": [{"id": 1},'),
-        "the annotations '{path}' are cut short; export or copy them anew",
-    ),
-    Case(
-        "not JSON",
-        writes(b"<annotation>\n<folder>x</folder>\n</annotation>"),
-        r"'{path}' is not JSON \(line 1, column 1: .*\); mend it or export it anew",
-    ),
+    Case("missing", lambda path: None, "there is no annotation file"),
+    Case("folder", Path.mkdir, "cannot be read"),
+    Case("empty", Path.touch, "are empty"),
+    Case("cut short", writes(b'{"images": [{"id": 1, "file_name": "a.j'), "are truncated"),
+    Case("cut short between values", writes(b'{"images": [{"id": 1},'), "are truncated"),
+    Case("not JSON", writes(b"<annotation>\n</annotation>"), r"\(line 1, column 1: .*\)"),
     Case(
         "comma too many",
         writes(b'{"images": [],\n "annotations": [1,],\n "categories": []}'),
-        r"'{path}' is not JSON \(line 2, column \d+: .*\); mend it or export it anew",
+        r"\(line 2, column \d+: .*\)",
     ),
-    Case(
-        "binary",
-        writes(b"\x80\x02}q\x00\xff\xfe"),
-        "'{path}' is not JSON: it is not text in UTF-8; name the JSON file of annotations",
-    ),
-    Case(
-        "endless brackets",
-        writes(b"[" * 200_000),
-        "'{path}' is no file of annotations in COCO's format|are cut short",
-    ),
-    Case(
-        "number of 5000 digits",
-        writes(b"1" * 5000),
-        "'{path}' is no file of annotations in COCO's format",
-    ),
-    Case(
-        "list",
-        writes(b'[{"image_id": 1}]'),
-        "'{path}' holds a list and not an object with the lists images, annotations and categories",
-    ),
-    Case("number", writes(b"1"), "'{path}' holds a single value and not an object"),
-    Case(
-        "key missing",
-        writes(b'{"images": [], "annotations": []}'),
-        "'categories' is missing in '{path}'; export it in COCO's format for detection",
-    ),
+    Case("binary", writes(b"\x80\x02}q\x00\xff\xfe"), "not text in UTF-8"),
+    Case("endless brackets", writes(b"[" * 200_000), "not an annotation file|are truncated"),
+    Case("number of 5000 digits", writes(b"1" * 5000), "not an annotation file"),
+    Case("list", writes(b'[{"image_id": 1}]'), "holds a list"),
+    Case("number", writes(b"1"), "holds a single value"),
+    Case("key missing", writes(b'{"images": [], "annotations": []}'), "'categories' is missing"),
     Case(
         "object instead of list",
         writes(b'{"images": {}, "annotations": [], "categories": []}'),
-        "'images' is not a list in '{path}'",
+        "'images' is not a list",
     ),
     Case(
         "list of numbers",
         writes(b'{"images": [], "annotations": [1], "categories": []}'),
-        "'annotations' in '{path}' has items that are not objects; export it in COCO's format",
+        "'annotations' is not a list",
     ),
 ]
 
@@ -248,255 +163,133 @@ def removes(*place, key):
 
 
 NAN, INFINITY = float("nan"), float("inf")
-BOX, RLE = ("annotations", 0), {"size": [24, 32], "counts": [100, 10, 658]}
+BOX, IMAGE, RLE = ("annotations", 0), ("images", 0), {"size": [24, 32], "counts": [100, 10, 658]}
 ERRORS = [
-    Case("no images", lambda d: d["images"].clear(), r"no image is listed: 1 .*list the images"),
+    Case("no images", lambda d: d["images"].clear(), r"'images' is empty"),
+    Case("no annotations", lambda d: d["annotations"].clear(), r"'annotations' is empty"),
+    Case("no categories", lambda d: d["categories"].clear(), r"'categories' is empty"),
+    Case("unknown category", sets(*BOX, category_id=9), r"\(annotation 1: category 9\)"),
+    Case("no category", removes(*BOX, key="category_id"), r"\(annotation 1: category None\)"),
+    Case("unknown image", sets(*BOX, image_id=77), r"\(annotation 1: image 77\)"),
+    Case("image id twice", adds("images", file_name="b.png"), r"more than one image: 1 \(1\)"),
+    Case("annotation id twice", adds("annotations"), r"more than one annotation: 1 \(1\)"),
+    Case("category id twice", adds("categories", name="x"), r"more than one category: 1 \(3\)"),
+    Case("category name twice", adds("categories", id=8), r"more than one category: 1 \('bolt'\)"),
+    Case("category without a name", removes("categories", 0, key="name"), r"\(category 3\)"),
+    Case("annotation without an id", removes(*BOX, key="id"), r"\(number 0 of the list: None\)"),
+    Case("id as text", sets(*IMAGE, id="1st"), r"\(number 0 of the list: '1st'\)"),
+    Case("crowd or not", sets(*BOX, iscrowd="yes"), r"'iscrowd' .*\(annotation 1: 'yes'\)"),
+    Case("no box", removes(*BOX, key="bbox"), r"four numbers: 1 \(annotation 1: None\)"),
+    Case("box of three numbers", sets(*BOX, bbox=[1, 2, 3]), r"four numbers: 1 .*\[1, 2, 3\]"),
+    Case("box with NaN", sets(*BOX, bbox=[1, NAN, 3, 4]), r"annotation 1: \[1, nan, 3, 4\]"),
+    Case("infinite box", sets(*BOX, bbox=[1, 2, INFINITY, 4]), r"annotation 1: \[1, 2, inf, 4\]"),
+    Case("box of text", sets(*BOX, bbox=["1", "2", "3", "4"]), r"no numbers: 1 \(annotation 1"),
+    Case("negative width", sets(*BOX, bbox=[10, 10, -4, 5]), r"negative .* \[10, 10, -4, 5\]"),
+    Case("box outside of the image", sets(*BOX, bbox=[40, 2, 5, 5]), r"\[40, 2, 5, 5\] in 24 × 32"),
     Case(
-        "no annotations",
-        lambda d: d["annotations"].clear(),
-        r"no object is annotated: 1 \('annotations' is empty\); annotate some",
+        "all boxes of size 0",
+        lambda d: [annotation.update(bbox=[2, 2, 0, 0]) for annotation in d["annotations"]],
+        "no box has an area",
     ),
-    Case(
-        "no categories",
-        lambda d: d["categories"].clear(),
-        r"no category is named: 1 \('categories' is empty\); name the classes",
-    ),
-    Case(
-        "unknown category",
-        sets(*BOX, category_id=9),
-        r"object of an unknown category: 1 \(annotation 1: category 9\); add the category or",
-    ),
-    Case(
-        "no category",
-        removes(*BOX, key="category_id"),
-        r"object of an unknown category: 1 \(annotation 1: category None\)",
-    ),
-    Case(
-        "unknown image",
-        sets(*BOX, image_id=77),
-        r"object in an unknown image: 1 \(annotation 1: image 77\); add the image or remove the",
-    ),
-    Case(
-        "image id twice",
-        adds("images", file_name="b.png"),
-        r"id of more than one image: 1 \(1\); number them anew",
-    ),
-    Case(
-        "annotation id twice",
-        adds("annotations"),
-        r"id of more than one annotation: 1 \(1\); number them anew",
-    ),
-    Case(
-        "category id twice",
-        adds("categories", name="other"),
-        r"id of more than one category: 1 \(3\); number them anew",
-    ),
-    Case(
-        "category name twice",
-        adds("categories", id=8),
-        r"name of more than one category: 1 \('bolt'\); join or rename them",
-    ),
-    Case(
-        "category without a name",
-        removes("categories", 0, key="name"),
-        r"category without a name: 1 \(category 3\); name it",
-    ),
-    Case(
-        "annotation without an id",
-        removes(*BOX, key="id"),
-        r"annotation whose 'id' is missing or not an integer: 1 \(number 0 of the list: None\)",
-    ),
-    Case(
-        "id as text",
-        sets("images", 0, id="1"),
-        r"image whose 'id' is missing or not an integer: 1 \(number 0 of the list: '1'\)",
-    ),
-    Case(
-        "no box",
-        removes(*BOX, key="bbox"),
-        r"box that is not four numbers: 1 \(annotation 1: None\); write x, y, width, height in",
-    ),
-    Case("box of three numbers", sets(*BOX, bbox=[1, 2, 3]), r"box that is not four numbers: 1 \("),
-    Case(
-        "box with NaN",
-        sets(*BOX, bbox=[1, NAN, 3, 4]),
-        r"box with NaN, infinite or no numbers: 1 \(annotation 1: \[1, nan, 3, 4\]\)",
-    ),
-    Case(
-        "infinite box",
-        sets(*BOX, bbox=[1, 2, INFINITY, 4]),
-        r"box with NaN, infinite or no numbers: 1 \(",
-    ),
-    Case(
-        "box of text",
-        sets(*BOX, bbox=["1", "2", "3", "4"]),
-        r"box with NaN, infinite or no numbers: 1 \(",
-    ),
-    Case(
-        "negative width",
-        sets(*BOX, bbox=[10, 10, -4, 5]),
-        r"box with a negative size: 1 \(annotation 1: \[10, 10, -4, 5\]\); write x, y, width,",
-    ),
-    Case(
-        "box outside of the image",
-        sets(*BOX, bbox=[40, 2, 5, 5]),
-        r"box outside of its image: 1 \(annotation 1: \[40, 2, 5, 5\] in 24 × 32\); write x, y,",
-    ),
-    Case(
-        "polygon of two points",
-        sets(*BOX, segmentation=[[1, 1, 5, 5]]),
-        r"polygon with less than three points: 1 \(annotation 1\); mend or remove it",
-    ),
-    Case(
-        "polygon with an odd number",
-        sets(*BOX, segmentation=[[1, 1, 5, 5, 1, 5, 2]]),
-        r"polygon with an odd number of coordinates: 1 \(annotation 1\); mend or remove it",
-    ),
-    Case(
-        "polygon with NaN",
-        sets(*BOX, segmentation=[[1, 1, 5, NAN, 1, 5]]),
-        r"polygon with NaN, infinite or no numbers: 1 \(annotation 1\); mend or remove it",
-    ),
+    Case("polygon of two points", sets(*BOX, segmentation=[[1, 1, 5, 5]]), "less than three"),
+    Case("odd polygon", sets(*BOX, segmentation=[[1, 1, 5, 5, 1, 5, 2]]), "odd number of coord"),
+    Case("polygon with NaN", sets(*BOX, segmentation=[[1, 1, 5, NAN, 1, 5]]), "polygon with NaN"),
     Case(
         "polygon that is not in a list",
         sets(*BOX, segmentation=[1, 1, 5, 1, 1, 5]),
-        r"polygon that is not a list of numbers: 1 \(annotation 1\); mend or remove it",
+        r"not a list of numbers: 1 \(annotation 1\)",
     ),
-    Case(
-        "mask of text",
-        sets(*BOX, segmentation="mask.png"),
-        r"mask that is neither polygons nor run-length encoding: 1 \(annotation 1\)",
-    ),
-    Case(
-        "run lengths of another size",
-        sets(*BOX, segmentation={**RLE, "size": [32, 24]}),
-        r"run-length encoding of another size than the image's: 1 \(annotation 1\)",
-    ),
-    Case(
-        "run lengths that do not fill the image",
-        sets(*BOX, segmentation={**RLE, "counts": [100, 10]}),
-        r"run-length encoding that does not fill the image: 1 \(annotation 1\)",
-    ),
-    Case(
-        "compressed run lengths that lie",
-        sets(*BOX, segmentation={**RLE, "counts": "ooooo0"}),
-        r"run-length encoding that does not fill the image: 1 \(annotation 1\)",
-    ),
-    Case(
-        "some objects without a mask",
-        sets("annotations", 1, segmentation=[]),
-        r"object without a mask where others have one: 1 \(annotation 2\); add its mask, or train",
-    ),
-    Case(
-        "image missing",
-        sets("images", 0, file_name="nowhere.png"),
-        r"image that is missing: 1 \('nowhere.png'\); check the folder '.*', or remove its entry",
-    ),
-    Case(
-        "image that is none",
-        sets("images", 0, file_name="text.png"),
-        r"image that cannot be read: 1 \('.*text.png' is no image of a known format;",
-    ),
-    Case(
-        "another size",
-        sets("images", 0, height=25),
-        r"image of another size than annotated \(height × width\): 1 \('a.png' is 24 × 32 and "
-        r"not 25 × 32\); annotate the image as it is shown",
-    ),
+    Case("mask of text", sets(*BOX, segmentation="mask.png"), "neither polygons nor run-length"),
+    Case("other run lengths", sets(*BOX, segmentation={**RLE, "size": [32, 24]}), "another size"),
+    Case("few run lengths", sets(*BOX, segmentation={**RLE, "counts": [100, 10]}), "not fill"),
+    Case("negative run", sets(*BOX, segmentation={**RLE, "counts": [-5, 773]}), "not fill"),
+    Case("lying run lengths", sets(*BOX, segmentation={**RLE, "counts": "ooooo0"}), "not fill"),
+    Case("damaged run lengths", sets(*BOX, segmentation={**RLE, "counts": "oé~"}), "not fill"),
+    Case("some without a mask", sets("annotations", 1, segmentation=[]), r"\(annotation 2\)"),
+    Case("image missing", sets(*IMAGE, file_name="nowhere.png"), r"missing: 1 \('nowhere.png'\)"),
+    Case("image that is none", sets(*IMAGE, file_name="text.png"), r"text.png' is not an image"),
+    Case("another size", sets(*IMAGE, height=25), r"'a.png' is 24 × 32 and not 25 × 32"),
     Case(
         "size before the EXIF orientation",
-        sets("images", 0, file_name="turned.png"),
-        r"1 \('turned.png' is 32 × 24 and not 24 × 32, perhaps because its EXIF orientation",
+        sets(*IMAGE, file_name="turned.png"),
+        r"'turned.png' is 32 × 24 and not 24 × 32, perhaps because its EXIF orientation",
     ),
-    Case(
-        "no size",
-        removes("images", 0, key="height"),
-        r"image whose 'height' or 'width' is not a positive integer: 1 \('a.png': None × 32\)",
-    ),
-    Case(
-        "size of zero",
-        sets("images", 0, width=0),
-        r"image whose 'height' or 'width' is not a positive integer: 1 \('a.png': 24 × 0\)",
-    ),
-    Case(
-        "no file name",
-        removes("images", 0, key="file_name"),
-        r"image outside of the folder of images: 1 \(None\); name images relative to the",
-    ),
+    Case("no size", removes(*IMAGE, key="height"), r"'a.png': None × 32"),
+    Case("size of zero", sets(*IMAGE, width=0, height=0), r"'a.png': 0 × 0"),
+    Case("no file name", removes(*IMAGE, key="file_name"), r"outside of the folder .*\(None\)"),
 ]
 
 # Paths that would lead out of the folder of images.
 ESCAPES = [
-    Case("absolute path", sets("images", 0, file_name="/etc/hostname"), "'/etc/hostname'"),
-    Case("parent folder", sets("images", 0, file_name="../secret.png"), "'../secret.png'"),
-    Case("parent in between", sets("images", 0, file_name="a/../../b.png"), "'a/../../b.png'"),
-    Case("empty name", sets("images", 0, file_name=""), "''"),
-    Case("NUL in the name", sets("images", 0, file_name="a.png\0.jpg"), r"'a.png\\x00.jpg'"),
+    Case("absolute path", sets(*IMAGE, file_name="/etc/hostname"), "'/etc/hostname'"),
+    Case("parent folder", sets(*IMAGE, file_name="../secret.png"), "'../secret.png'"),
+    Case("parent in between", sets(*IMAGE, file_name="a/../../b.png"), "'a/../../b.png'"),
+    Case("Windows parent", sets(*IMAGE, file_name="a\\..\\b.png"), re.escape(repr("a\\..\\b.png"))),
+    Case("Windows drive", sets(*IMAGE, file_name="C:\\b.png"), re.escape(repr("C:\\b.png"))),
+    Case("empty name", sets(*IMAGE, file_name=""), "''"),
+    Case("NUL in the name", sets(*IMAGE, file_name="a.png\0.jpg"), r"'a.png\\x00.jpg'"),
 ]
 
 WARNINGS = [
     Case(
-        "box that leaves the image",
-        sets(*BOX, bbox=[20, 2, 20, 5]),
-        r"box that leaves its image: 1 \(annotation 1: \[20, 2, 20, 5\] in 24 × 32\); it is "
-        "clipped to the image",
+        "box that leaves the image", sets(*BOX, bbox=[20, 2, 20, 5]), r"\[20, 2, 20, 5\] in 24 × 32"
+    ),
+    Case("box without area", sets(*BOX, bbox=[2, 2, 0, 5]), r"without area: 1 .*\[2, 2, 0, 5\]"),
+    Case(
+        "normalised box",
+        sets(*BOX, bbox=[0.1, 0.2, 0.5, 0.25]),
+        r"normalised to 0…1: 1 \(annotation 1: \[0.1, 0.2, 0.5, 0.25\] in 24 × 32\)",
+    ),
+    Case("area of 0", sets(*BOX, area=0), r"'area' of 0 .*: 1 \(annotation 1\)"),
+    Case(
+        "polygon that leaves the image",
+        sets(*BOX, segmentation=[[2, 2, 40, 2, 2, 12]]),
+        r"polygon that leaves its image: 1 \(annotation 1: x 2 to 40, y 2 to 12 in 24 × 32\)",
     ),
     Case(
-        "box without area",
-        sets(*BOX, bbox=[2, 2, 0, 5]),
-        r"box without area: 1 \(annotation 1: \[2, 2, 0, 5\]\); training leaves it out",
+        "polygon outside of its box",
+        sets(*BOX, segmentation=[[20, 12, 30, 12, 30, 20]]),
+        r"polygon outside of its box: 1 .*x 20 to 30, y 12 to 20, box \[2, 2, 10, 10\]",
     ),
     Case(
-        "class without objects",
-        adds("categories", id=9, name="rivet"),
-        r"category without objects: 1 \('rivet'\); it is not learned",
+        "class without objects", adds("categories", id=9, name="rivet"), r"objects: 1 \('rivet'\)"
     ),
-    Case(
-        "crowd",
-        sets(*BOX, iscrowd=1),
-        r"crowd \('iscrowd': 1\): 1 \(annotation 1\); training leaves it out",
-    ),
+    Case("crowd", sets(*BOX, iscrowd=1), r"crowd \('iscrowd': 1\): 1 \(annotation 1\)"),
     Case(
         "too many objects to train on",
         lambda dataset: dataset["annotations"].extend(
-            {**dataset["annotations"][0], "id": number} for number in range(3, MOST_OBJECTS + 2)
+            {**dataset["annotations"][0], "id": number} for number in range(3, MAX_OBJECTS + 2)
         ),
-        r"image with more than 5000 objects: 1 \(image 1: 5001\); training takes no more of",
+        r"more than 5000 objects: 1 \(image 1: 5001\)",
     ),
-    Case(
-        "image listed twice",
-        adds("images", id=2),
-        r"image that is listed more than once: 1 \('a.png'\); all are used",
-    ),
+    Case("image listed twice", adds("images", id=2), r"more than once: 1 \('a.png'\)"),
 ]
 
 SAMPLES = [
     Case(
         "another size than annotated",
         lambda record: record.update(height=20),
-        r"the image '{path}' is 24 × 32 but annotated as 20 × 32 \(height × width\); annotate it",
+        r"is 24 × 32 but annotated as 20 × 32",
     ),
     Case(
         "size before the EXIF orientation",
         lambda record: record.update(height=32, width=24),
-        r"24 × 32 but annotated as 32 × 24 .*: perhaps without its EXIF orientation, which is "
-        "applied here; annotate it as it is shown, or take the orientation out of the file",
+        r"24 × 32 but annotated as 32 × 24 .*EXIF orientation",
     ),
     Case(
         "box with NaN",
         lambda record: record["annotations"][0].update(bbox=[1, NAN, 2, 3]),
-        "annotation 1 of the image '{path}' has a box with NaN, infinite or no numbers; mend or",
+        "annotation 1 .*box with NaN",
     ),
     Case(
         "polygon with an odd number",
         lambda record: record["annotations"][0].update(segmentation=[[1, 1, 5, 5, 1, 5, 2]]),
-        "annotation 1 of the image '{path}' has a polygon with an odd number of coordinates",
+        "annotation 1 .*odd number of coordinates",
     ),
     Case(
         "object without a mask",
         lambda record: record["annotations"][1].pop("segmentation"),
-        "annotation 2 of the image '{path}' has a box but no mask; add one, or set "
-        "use_instance_mask=False for a model without a mask head",
+        "annotation 2 .*box but no mask.*use_instance_mask=False",
     ),
     Case(
         "label map missing",
@@ -506,14 +299,14 @@ SAMPLES = [
     Case(
         "label map in colours",
         lambda record: record.update(sem_seg_file_name=record["file_name"]),
-        "the label map '{path}' has pixels of the kind 'RGB'; save it as PNG with one integer",
+        "label map .*'RGB'",
     ),
     Case(
         "label map of another size",
         lambda record: record.update(
             sem_seg_file_name=str(Path(record["file_name"]).with_name("labels.png"))
         ),
-        r"the label map '.*labels.png' is 5 × 5 but its image '{path}' is 24 × 32 \(height × wid",
+        "labels.png' is 5 × 5 .*is 24 × 32",
     ),
 ]
 
@@ -529,6 +322,14 @@ def assert_is_one_sentence(text):
     assert "\n" not in text
     assert "Traceback" not in text
     assert not text.endswith(".")
+
+
+def assert_names(kind, says, path, function, argument):
+    """Calling the function raises this error, in one sentence that names the path."""
+    with pytest.raises(kind, match=says) as raised:
+        function(argument)
+    assert_is_one_sentence(str(raised.value))
+    assert str(path) in str(raised.value)
 
 
 @pytest.fixture
@@ -567,81 +368,64 @@ def dataset():
     }
 
 
-def test_every_case_has_a_name_of_its_own():
-    for cases in (IMAGES, FILES, ERRORS, ESCAPES, WARNINGS, SAMPLES):
-        assert len({case.name for case in cases}) == len(cases)
-
-
 @table(IMAGES)
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_images(case, tmp_path):
     path = tmp_path / "image.jpg"
     case.make(path)
-    with pytest.raises(ImageError) as raised:
-        read_image(path)
-    assert_is_one_sentence(str(raised.value))
-    assert re.fullmatch(case.says.format(path=re.escape(str(path))), str(raised.value))
+    assert_names(ImageError, case.says, path, read_image, path)
 
 
 @table(FILES)
 def test_files_of_annotations(case, tmp_path):
     path = tmp_path / "annotations.json"
     case.make(path)
-    with pytest.raises(DatasetError) as raised:
-        read_coco_json(path)
-    assert_is_one_sentence(str(raised.value))
-    assert re.search(case.says.format(path=re.escape(str(path))), str(raised.value))
+    assert_names(DatasetError, case.says, path, read_coco, path)
 
 
 def test_a_dataset_without_issues(dataset, folder):
-    assert find_issues(dataset, folder, need_masks=True) == []
+    assert find_issues(CocoDataset.from_dict(dataset), folder, need_masks=True) == []
 
 
 @table(ERRORS)
 def test_errors_in_annotations(case, dataset, folder):
     case.make(dataset)
-    # As the file would be read.
-    dataset = json.loads(json.dumps(dataset))
-    with pytest.raises(DatasetError) as raised:
-        check_dataset(dataset, "own.json", folder, need_masks=True)
-    title, *lines = str(raised.value).splitlines()
-    assert title == "the dataset 'own.json' cannot be used as it is:"
+    with pytest.raises(DatasetError, match=r"^the dataset 'own.json' cannot be used") as raised:
+        check_dataset(CocoDataset.from_dict(dataset, "own.json"), folder, need_masks=True)
     assert re.search(rf"(?m)^  error: .*{case.says}", str(raised.value))
-    for line in lines:
+    for line in str(raised.value).splitlines():
         assert_is_one_sentence(line)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [None, "", "x", True, -1, 0.5, 10**400, NAN, [], {}, [[]], [None] * 4, {"counts": "~"}],
-    ids=lambda value: repr(value)[:20],
-)
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
-def test_anything_in_place_of_a_value_is_a_problem_or_none(key, value, dataset, folder):
-    """Of whatever kind it is, checking goes on to the end."""
+def test_anything_in_place_of_a_value_is_an_issue_or_none(key, dataset, folder):
+    """Of whatever kind it is, checking goes on to the end, and so do the statistics."""
+    values = [None, "", "x", True, -1, 0.5, 1e300, 10**400, NAN, [], {}, [[]], [[[]]], [None] * 4]
     for field in dataset[key][0]:
-        spoilt = copy.deepcopy(dataset)
-        spoilt[key][0][field] = value
-        for problem in find_issues(spoilt, folder, need_masks=True):
-            assert_is_one_sentence(str(problem))
+        for value in [*values, {"counts": "~"}, {"size": None, "counts": [None]}]:
+            spoilt = copy.deepcopy(dataset)
+            spoilt[key][0][field] = value
+            spoilt = CocoDataset.from_dict(spoilt)
+            for issue in find_issues(spoilt, folder, need_masks=True):
+                assert_is_one_sentence(str(issue))
+            assert str(count(spoilt))
 
 
 def test_issues_of_a_kind_are_counted_and_the_first_are_shown(dataset):
     dataset["annotations"] = [
         {**dataset["annotations"][0], "id": number, "image_id": 5} for number in range(10_000)
     ]
-    first, second = find_issues(dataset, None)
-    assert str(first) == (
-        "error: object in an unknown image: 10000 (annotation 0: image 5, annotation 1: image 5, "
-        "annotation 2: image 5, …); add the image or remove the annotation"
-    )
-    assert str(second) == "warning: category without objects: 1 ('nut'); it is not learned"
+    first, second = find_issues(CocoDataset.from_dict(dataset), None)
+    assert first.severity == "error"
+    assert (first.count, len(first.examples)) == (10_000, 3)
+    assert "annotation 2: image 5, …" in str(first)
+    assert (second.severity, second.count, second.examples) == ("warning", 1, ["'nut'"])
 
 
 @table(WARNINGS)
 def test_warnings_about_annotations(case, dataset, folder, caplog):
     case.make(dataset)
-    check_dataset(dataset, "own.json", folder, need_masks=True)
+    check_dataset(CocoDataset.from_dict(dataset, "own.json"), folder, need_masks=True)
     assert "About the dataset 'own.json':\n  warning: " in caplog.text
     assert re.search(case.says, caplog.text)
 
@@ -650,24 +434,19 @@ def test_warnings_about_annotations(case, dataset, folder, caplog):
 def test_paths_that_leave_the_folder(case, dataset, folder, tmp_path):
     case.make(dataset)
     with pytest.raises(DatasetError, match="image outside of the folder of images: 1") as raised:
-        check_dataset(dataset, "own.json", folder)
+        check_dataset(CocoDataset.from_dict(dataset), folder)
     assert re.search(case.says, str(raised.value))
-    # Nor does what loads it without having checked it.
+    # Nor does loading without a check read such a file.
     (tmp_path / "own.json").write_text(json.dumps(dataset))
-    with pytest.raises(DatasetError, match=f"the image {case.says} does not lie in the folder"):
-        load_coco_json(str(tmp_path / "own.json"), str(folder))
+    with pytest.raises(DatasetError, match=case.says):
+        load_coco_records(tmp_path / "own.json", folder)
 
 
 @table(SAMPLES)
-def test_samples_for_training(case, dataset, folder, tmp_path):
-    (tmp_path / "own.json").write_text(json.dumps(dataset))
-    (record,) = load_coco_json(str(tmp_path / "own.json"), str(folder))
+def test_samples_for_training(case, dataset, folder):
+    (record,) = CocoDataset.from_dict(dataset).records(folder)
     case.make(record)
     mapper = DatasetMapper(
         is_train=True, augmentations=[], image_format="RGB", use_instance_mask=True
     )
-    with pytest.raises(ImageError) as raised:
-        mapper(record)
-    assert_is_one_sentence(str(raised.value))
-    path = re.escape(record["file_name"])
-    assert re.search(case.says.format(path=path), str(raised.value))
+    assert_names(ImageError, case.says, "", mapper, record)

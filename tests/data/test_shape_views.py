@@ -10,7 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as mask_util
 
 from mvit_det.data import check_datasets, generate_shapes
-from mvit_det.data.lvis import federated_weights, load_lvis_json, register_lvis
+from mvit_det.data.catalog import use_own_readers
+from mvit_det.data.lvis import federated_weights, load_lvis_records
 from mvit_det.data.shape_scene import SURFACES
 from mvit_det.data.shape_views import (
     STUFF_CLASSES,
@@ -93,7 +94,7 @@ def test_lvis_format(dataset):
 
 def test_lvis_is_loaded_without_its_package(dataset, tmp_path):
     write_lvis(dataset, tmp_path / "lvis.json", "images")
-    records = load_lvis_json(tmp_path / "lvis.json", "/images", "lvis_of_a_test")
+    records = load_lvis_records(tmp_path / "lvis.json", "/images", "lvis_of_a_test")
     assert [record["image_id"] for record in records] == list(range(1, 41))
     assert records[0]["file_name"] == "/images/images/000001.png"
     content = json.loads((tmp_path / "lvis.json").read_text())
@@ -119,24 +120,28 @@ def test_lvis_loader_equals_that_of_detectron2(dataset, tmp_path):
     write_lvis(dataset, tmp_path / "lvis.json", "images")
     name, root = "lvis_v1_of_a_test", f"{tmp_path}/"
     expected = theirs(str(tmp_path / "lvis.json"), root, None)
-    assert load_lvis_json(tmp_path / "lvis.json", root, name) == expected
+    assert load_lvis_records(tmp_path / "lvis.json", root, name) == expected
     MetadataCatalog.remove(name)
 
 
 def test_other_formats_are_refused(tmp_path):
     (tmp_path / "coco.json").write_text('{"categories": [], "annotations": [{"id": 1}]}')
     with pytest.raises(DatasetError, match="is not in LVIS's format: there is no 'image_id'"):
-        load_lvis_json(tmp_path / "coco.json", "", "lvis_of_a_test")
+        load_lvis_records(tmp_path / "coco.json", "", "lvis_of_a_test")
     MetadataCatalog.remove("lvis_of_a_test")
 
 
-def test_detectron2_loads_its_lvis_through_it():
-    register_lvis()
+def test_detectron2_loads_its_lvis_through_it_once_asked_to(monkeypatch):
+    loader = DatasetCatalog.data["lvis_v1_train"]
+    assert "mvit_det" not in repr(loader)
+    monkeypatch.setitem(DatasetCatalog.data, "lvis_v1_train", loader)
+    use_own_readers(["lvis_v1_train"])
+    assert DatasetCatalog.data["lvis_v1_train"].func is load_lvis_records
     metadata = MetadataCatalog.get("lvis_v1_train")
     assert len(metadata.thing_classes) == 1203
     assert federated_weights("lvis_v1_train", 1.0)().shape == (1203,)
     if not Path(metadata.json_file).exists():
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(DatasetError):
             DatasetCatalog.get("lvis_v1_train")
 
 

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from mvit_det.data.statistics import ClassCount, count
+from mvit_det.data.coco import CocoDataset
+from mvit_det.data.statistics import ClassCount
+from mvit_det.data.statistics import count as count_dataset
+
+
+def count(content):
+    return count_dataset(CocoDataset.from_dict(content))
 
 
 @pytest.fixture
@@ -47,7 +53,7 @@ def test_as_text(dataset):
     assert lines[-1].startswith("Boxes: 1 small (33%), 1 medium (33%), 1 large (33%)")
 
 
-def test_what_is_not_usable_is_left_out(dataset):
+def test_unusable_annotations_are_skipped(dataset):
     expected = str(count(dataset))
     good = dataset["annotations"][0]
     for change in (

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from mvit_det.data import generate_shapes
-from mvit_det.data.annotations import MOST_OBJECTS
+from mvit_det.data.validation import MAX_OBJECTS
 from tests.data import test_bad_input
 from tests.engine import test_bad_training, test_processes
 
@@ -30,7 +30,7 @@ def test_reliability(run_page, tmp_path):
 def test_numbers_are_those_of_the_tests():
     cases = [*test_bad_input.CASES, *test_bad_training.CASES]
     assert f"\n{len(cases)} cases of bad or odd input are tried" in PAGE
-    assert f"up to {MOST_OBJECTS}\nobjects" in PAGE
+    assert f"up to {MAX_OBJECTS}\nobjects" in PAGE
     tolerances = set(re.findall(r"each weight to (\S+)", PAGE))
     assert {float(tolerance) for tolerance in tolerances} == {test_processes.TOLERANCE}
 

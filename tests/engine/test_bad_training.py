@@ -26,8 +26,9 @@ from torch import nn
 from mvit_det.checkpoint import read_weights
 from mvit_det.config import load_config, resolve_device
 from mvit_det.data import DatasetMapper
-from mvit_det.data.annotations import MOST_OBJECTS
-from mvit_det.data.registration import register_coco_json
+from mvit_det.data.catalog import register_coco
+from mvit_det.data.coco import CocoDataset
+from mvit_det.data.validation import MAX_OBJECTS
 from mvit_det.engine import evaluate, evaluate_checkpoint, train
 from mvit_det.errors import ConfigError, ImageError, OutputError
 from tests.engine.trainings import children_of, read_until
@@ -69,7 +70,7 @@ IMAGES = [
     Bad(
         "100,000 objects",
         dict(size=(64, 64), objects=100_000),
-        f"has 100000 objects, and training takes {MOST_OBJECTS} at most; cut it into smaller",
+        f"has 100000 objects, and training takes {MAX_OBJECTS} at most; cut it into smaller",
     ),
     Bad(
         "20000 × 4",
@@ -100,7 +101,7 @@ RUNS = [
     Bad(
         "damaged image",
         ["dataloader.train.num_workers=2"],
-        r"the image '.*train/images/00000\d.png' is cut short or damaged .*leave it out",
+        r"the image '.*train/images/00000\d.png' is truncated or corrupt .*remove it",
     ),
     Bad(
         "diverging",
@@ -152,7 +153,7 @@ def write(folder, size=(64, 64), objects=3, crowd=0, num_images=2):
     }
     path = folder / "annotations.json"
     path.write_text(json.dumps(dataset))
-    return register_coco_json(dataset, path, folder)
+    return register_coco(CocoDataset.from_dict(dataset, path), folder)
 
 
 def make_config(output, training, validation, *overrides, path=PICO):
@@ -263,8 +264,8 @@ def test_images_that_are_skipped_are_listed_and_their_objects_missed(tmp_path, c
     config = make_config(tmp_path, *names, "data.on_bad_image=skip")
     train(config)
     listed = re.search(r"Images that were skipped \(1\):\n(.*)", caplog.text)
-    assert "training/2.png' is cut short or damaged" in listed[1]
-    assert re.search("Skipped 1 so far: .*validation/1.png' is cut short", caplog.text)
+    assert "training/2.png' is truncated or corrupt" in listed[1]
+    assert re.search("Skipped 1 so far: .*validation/1.png' is truncated", caplog.text)
     # One of two objects is found, for sure: a precision of 1 at 51 of 101 values of recall.
     results = evaluate(config, Oracle(names[1]))
     for task in ("bbox", "segm"):

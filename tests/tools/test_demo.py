@@ -153,8 +153,8 @@ def test_broken_images_are_left_out_and_told_of(batch_size, demo):
     code, out, err = demo("--input", "photos", "--output", "out", "--batch-size", batch_size)
     assert code == 1
     lines = err.splitlines()
-    assert lines[0].startswith("left out: the image 'photos/1.png' is cut short or damaged")
-    assert lines[1].startswith("left out: 'photos/3.jpg' is no image of a known format")
+    assert lines[0].startswith("left out: the image 'photos/1.png' is truncated or corrupt")
+    assert lines[1].startswith("left out: 'photos/3.jpg' is not an image of a known format")
     assert lines[2:] == ["2 of 4 inputs had issues, see above"]
     assert "in 2 images" in out
     assert sorted(path.name for path in Path("out").iterdir()) == [

@@ -2,9 +2,8 @@
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import get_detection_dataset_dicts
 
-from mvit_det.data import DatasetMapper
+from mvit_det.data import DatasetMapper, load_records
 from mvit_det.data.loading import EvaluationLoader, TrainingLoader
 from mvit_det.evaluation import COCOEvaluator
 
@@ -22,7 +21,7 @@ data = dict(
 
 dataloader = dict(
     train=L(TrainingLoader)(
-        dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
+        dataset=L(load_records)(names="coco_2017_train"),
         mapper=L(DatasetMapper)(
             is_train=True,
             augmentations=[
@@ -52,7 +51,7 @@ dataloader = dict(
         on_bad_image="${data.on_bad_image}",
     ),
     test=L(EvaluationLoader)(
-        dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
+        dataset=L(load_records)(names="coco_2017_val", filter_empty=False),
         mapper=L(DatasetMapper)(
             is_train=False,
             augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
