@@ -5,10 +5,10 @@
     model_zoo.list_models()
     model = model_zoo.get_model("cascade_mask_rcnn_mvitv2_s", trained=True)
 
-The results are the publishers': those of detectors on COCO val2017 are from Detectron2's MViTv2
-project, those on ImageNet from facebookresearch/mvit. Detectron2's model zoo licenses its models
-under CC BY-SA 3.0 (the MViTv2 project page states no licence of its own); facebookresearch/mvit is
-under Apache-2.0.
+The results are the publishers': those of detectors, on COCO val2017 or LVIS v1 val, are from
+Detectron2's projects MViTv2 and ViTDet, those on ImageNet from facebookresearch/mvit. Detectron2's
+model zoo licenses its models under CC BY-SA 3.0 (the pages of the two projects state no licence of
+their own); facebookresearch/mvit is under Apache-2.0.
 """
 
 from collections.abc import Mapping
@@ -43,8 +43,10 @@ class ZooModel:
         url: address of the weights.
         licence: licence of the weights, as the publisher states it.
         pretraining: "IN1K" or "IN21K", the ImageNet variant that the backbone was trained on.
-        parameters: in millions, with the head; of the ImageNet-21K models counted here.
-        flops: in 10^9 multiply-adds, for a COCO image (detectors) or 224 x 224 pixels.
+        parameters: in millions, with the head; of the ImageNet-21K models and of the detectors at
+            1024 pixels counted here.
+        flops: in 10^9 multiply-adds, for a COCO image (detectors) or 224 x 224 pixels; None where
+            they were not published.
         config: file of a detector, relative to `configs/`; '' for ImageNet models.
         epochs: length of a detector's training.
         box_ap, mask_ap: of a detector on its validation set, in percent.
@@ -60,7 +62,7 @@ class ZooModel:
     licence: str
     pretraining: str
     parameters: int
-    flops: float
+    flops: float | None
     config: str = ""
     epochs: int | None = None
     box_ap: float | None = None
@@ -84,7 +86,7 @@ def _detector(
     box_ap: float,
     mask_ap: float,
     parameters: int,
-    flops: float,
+    flops: float | None = None,
 ) -> ZooModel:
     return ZooModel(
         name=Path(config).name,
@@ -146,6 +148,24 @@ _MODELS = (
     _detector("COCO/cascade_mask_rcnn_mvitv2_h_in21k",
               "MViTv2/cascade_mask_rcnn_mvitv2_h_in12k_lsj_3x/f309013744/model_final_30d36b.pkl",
               "IN21K", 36, 56.1, 48.5, 718, 3084),
+    _detector("COCO/cascade_mask_rcnn_mvitv2_b_in21k_1024",
+              "ViTDet/COCO/cascade_mask_rcnn_mvitv2_b_in21k/f325820315/model_final_8c3da3.pkl",
+              "IN21K", 100, 55.6, 48.1, 103),
+    _detector("COCO/cascade_mask_rcnn_mvitv2_l_in21k_1024",
+              "ViTDet/COCO/cascade_mask_rcnn_mvitv2_l_in21k/f325607715/model_final_2141b0.pkl",
+              "IN21K", 50, 55.7, 48.3, 265),
+    _detector("COCO/cascade_mask_rcnn_mvitv2_h_in21k_1024",
+              "ViTDet/COCO/cascade_mask_rcnn_mvitv2_h_in21k/f326187358/model_final_2234d7.pkl",
+              "IN21K", 36, 55.9, 48.3, 718),
+    _detector("LVIS/cascade_mask_rcnn_mvitv2_b_in21k_lvis",
+              "ViTDet/LVIS/cascade_mask_rcnn_mvitv2_b_in21k/329477206/model_final_a00567.pkl",
+              "IN21K", 100, 46.3, 42.0, 107),
+    _detector("LVIS/cascade_mask_rcnn_mvitv2_l_in21k_lvis",
+              "ViTDet/LVIS/cascade_mask_rcnn_mvitv2_l_in21k/329661552/model_final_7838a5.pkl",
+              "IN21K", 50, 49.4, 44.2, 269),
+    _detector("LVIS/cascade_mask_rcnn_mvitv2_h_in21k_lvis",
+              "ViTDet/LVIS/cascade_mask_rcnn_mvitv2_h_in21k/330445165/model_final_ad4220.pkl",
+              "IN21K", 50, 49.5, 44.1, 722),
     _classifier("t", "IN1K", 82.3, 24, 4.7),
     _classifier("s", "IN1K", 83.6, 35, 7.0),
     _classifier("b", "IN1K", 84.4, 52, 10.2),

@@ -17,8 +17,8 @@ DEPTHS = {"t": 10, "s": 16, "b": 24, "l": 48, "h": 80}
 
 
 def test_table():
-    assert len(DETECTORS) == 7
-    assert len(model_zoo.list_models()) == 14
+    assert len(DETECTORS) == 13
+    assert len(model_zoo.list_models()) == 20
     for name in model_zoo.list_models():
         model = model_zoo.MODELS[name]
         assert model.name == name
@@ -26,10 +26,23 @@ def test_table():
         assert model.licence == ("CC BY-SA 3.0" if name in DETECTORS else "Apache-2.0")
         assert (model.box_ap is not None) == (name in DETECTORS)
         if name in DETECTORS:
-            assert re.search(r"/f\d{9}/model_final_[0-9a-f]{6}\.pkl$", model.url)
+            assert re.search(r"/f?\d{9}/model_final_[0-9a-f]{6}\.pkl$", model.url)
             assert model.config.endswith(f"/{name}.py")
     small = model_zoo.MODELS["cascade_mask_rcnn_mvitv2_s"]
     assert (small.box_ap, small.mask_ap, small.parameters, small.flops) == (53.2, 46.0, 87, 748)
+    lvis = model_zoo.MODELS["cascade_mask_rcnn_mvitv2_h_in21k_lvis"]
+    assert (lvis.box_ap, lvis.mask_ap, lvis.epochs, lvis.flops) == (49.5, 44.1, 50, None)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in DETECTORS if model_zoo.MODELS[name].flops is None]
+)
+def test_parameters_that_were_counted_here(name):
+    config = model_zoo.get_config(name).model
+    with torch.device("meta"):
+        model = instantiate(config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert round(parameters / 1e6) == model_zoo.MODELS[name].parameters
 
 
 def test_imagenet_21k_weights_are_pretrainings_without_an_imagenet_1k_accuracy():
@@ -46,7 +59,7 @@ def test_imagenet_21k_weights_are_pretrainings_without_an_imagenet_1k_accuracy()
 @pytest.mark.parametrize("name", DETECTORS)
 def test_configs(name):
     config = model_zoo.get_config(name)
-    size = name.removesuffix("_in21k")[-1]
+    size = name.split("mvitv2_")[1][0]
     assert sum(config.model.backbone.bottom_up.depths) == DEPTHS[size]
     pretraining = model_zoo.MODELS[name].pretraining.lower()
     address = f"detectron2://ImageNetPretrained/mvitv2/MViTv2_{size.upper()}_{pretraining}.pyth"
