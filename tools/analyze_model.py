@@ -1,19 +1,20 @@
 #!/usr/bin/env python
-"""Counts parameters and multiply-adds of the models that config files describe.
+"""Counts the parameters and multiply-adds of the models of config files.
 
     tools/analyze_model.py configs/COCO/*.py --size 800 1280
     tools/analyze_model.py configs/COCO/recipes/*.py --memory --size 1250 1333
 
-The whole detector runs on one random image, with random weights. So that heads count what they
-cost at most, all 1000 proposals and 100 detections are kept.
+The whole detector runs on one random image with random weights. All 1000 proposals and 100
+detections are kept, the largest load of the heads.
 
-With --memory, what a training needs on one GPU is estimated instead, on the CPU: a forward pass in
-training of one image, and of two.
+--memory estimates, on the CPU, the memory that a training needs on one GPU: a forward pass in
+training on one image, and on two.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from detectron2.config import instantiate
@@ -31,15 +32,49 @@ PARTS = {
     "proposals": ("proposal_generator",),
     "heads": ("roi_heads", "head", "sem_seg_head"),
 }
+HEADER = ["config", "parameters (M)", *(f"{part} (G)" for part in (*PARTS, "all"))]
+STATE = {"parameters": "parameters", "gradients": "gradients", "optimizer": "optimizer",
+         "ema": "EMA", "activations_once": "activations, once"}  # fmt: skip
+MEMORY_HEADER = ["config", *STATE.values(), "images × each", "reserve", "all (GiB)"]
+FORMULA = (
+    "Estimated, not measured on a GPU: parameters + gradients + optimizer + EMA\n"
+    "+ activations kept for the backward pass, once and for each image of a micro-batch\n"
+    f"+ a reserve of {RESERVE / GIB:.1f} GiB and {RESERVE_SHARE:.0%} of all that; in GiB,\n"
+    "on one GPU, with images of {size} pixels."
+)
 
 
-def count_parameters(model: nn.Module) -> float:
-    """Parameters in millions."""
-    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("configs", nargs="+", metavar="CONFIG", help="LazyConfig files")
+    add("--size", nargs=2, type=int, default=(800, 1280), metavar=("HEIGHT", "WIDTH"))
+    add("--memory", action="store_true", help="estimate the GPU memory of a training")
+    add("--opts", nargs="*", default=[], help="overrides of the configs, key.of.field=value")
+    return parser.parse_args()
 
 
-def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> dict[str, float]:
-    """Multiply-adds of a forward pass in billions, by part of the detector and in all.
+def count(path: str, size: tuple[int, int], overrides: Sequence[str]) -> list[str]:
+    """A row of parameters and multiply-adds."""
+    config = load_config(path, overrides)
+    # Random weights give low scores; keep all boxes.
+    if "roi_heads" in config.model:
+        heads = config.model.roi_heads
+        for predictor in heads.get("box_predictors") or [heads.box_predictor]:
+            predictor.update(test_score_thresh=0.0, test_nms_thresh=1.0)
+        config.model.proposal_generator.nms_thresh = 1.0
+    torch.manual_seed(0)
+    model = instantiate(config.model).eval()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    counts = count_multiply_adds(model, size)
+    return [Path(path).stem, f"{parameters / 1e6:.1f}", *map(format_billions, counts)]
+
+
+def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> list[float]:
+    """Multiply-adds of a forward pass, by part of the detector and in total.
 
     Args:
         model: a detector in evaluation mode.
@@ -51,82 +86,43 @@ def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> dict[str, fl
     counts = counter.get_flop_counts()
     root = type(model).__name__
     # The counter takes a multiplication and an addition for two operations.
-    found = {
-        part: sum(sum(counts.get(f"{root}.{name}", {}).values()) for name in names)
-        for part, names in PARTS.items()
-    }
-    return {part: count / 2e9 for part, count in {**found, "all": sum(found.values())}.items()}
+    found = [
+        sum(sum(counts.get(f"{root}.{name}", {}).values()) for name in names) / 2
+        for names in PARTS.values()
+    ]
+    return [*found, sum(found)]
 
 
-def analyze(path: str, size: tuple[int, int], overrides: Sequence[str]) -> list[str]:
-    """One row of the table."""
-    config = load_config(path, overrides)
-    # Random weights know no object; keep what they find all the same.
-    if "roi_heads" in config.model:
-        heads = config.model.roi_heads
-        for predictor in heads.get("box_predictors") or [heads.box_predictor]:
-            predictor.update(test_score_thresh=0.0, test_nms_thresh=1.0)
-        config.model.proposal_generator.nms_thresh = 1.0
-    torch.manual_seed(0)
-    model = instantiate(config.model).eval()
-    counts = count_multiply_adds(model, size)
-    name = path.rpartition("/")[2].removesuffix(".py")
-    return [name, f"{count_parameters(model):.1f}", *(f"{count:.0f}" for count in counts.values())]
+def format_billions(number: float) -> str:
+    """Formats billions as an integer, small ones with two digits."""
+    billions = number / 1e9
+    return f"{billions:.0f}" if billions >= 10 else f"{billions:.2g}"
 
 
 def estimate(path: str, size: tuple[int, int], overrides: Sequence[str]) -> list[str]:
-    """One row of the table of memory."""
+    """A row of memory, in GiB."""
     estimated = estimate_memory(load_config(path, overrides), size)
-    each = estimated.activations_each / GIB
-    parts = {
-        part: f"{getattr(estimated, part) / GIB:.2f}"
-        for part in ("parameters", "gradients", "optimizer", "average", "activations_once")
-    }
     return [
-        path.rpartition("/")[2].removesuffix(".py"),
-        *parts.values(),
-        f"{estimated.images} × {each:.2f}",
+        Path(path).stem,
+        *(f"{getattr(estimated, field) / GIB:.2f}" for field in STATE),
+        f"{estimated.images} × {estimated.activations_each / GIB:.2f}",
         f"{estimated.reserve / GIB:.2f}",
         f"{estimated.total / GIB:.1f}",
     ]
 
 
-MEMORY_HEADER = ["config", "parameters", "gradients", "optimizer", "average"]
-MEMORY_HEADER += ["activations, once", "images × each", "reserve", "all (GiB)"]
-FORMULA = (
-    "Estimated, not measured on a GPU: parameters + gradients + optimizer + averaged weights\n"
-    "+ activations that the backward pass needs, once and for each image that is seen at once\n"
-    f"+ a reserve of {RESERVE / GIB:.1f} GiB and {RESERVE_SHARE:.0%} of all that; in GiB,"
-    "\non one GPU, with images of {size} pixels."
-)
-
-
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="LazyConfig files")
-    parser.add_argument(
-        "--size", nargs=2, type=int, default=(800, 1280), metavar=("HEIGHT", "WIDTH")
-    )
-    parser.add_argument(
-        "--memory", action="store_true", help="estimate what a training needs of a GPU's memory"
-    )
-    parser.add_argument("--opts", nargs="*", default=[], help="changes, key.of.field=value")
-    arguments = parser.parse_args()
-    height, width = arguments.size
-    row = estimate if arguments.memory else analyze
+    arguments = parse_arguments()
+    size = tuple(arguments.size)
+    row, header = (estimate, MEMORY_HEADER) if arguments.memory else (count, HEADER)
     try:
-        rows = [row(path, (height, width), arguments.opts) for path in arguments.configs]
+        rows = [row(path, size, arguments.opts) for path in arguments.configs]
     except MViTDetError as error:
         sys.exit(f"error: {error}")
-    header = ["config", "parameters (M)", *(f"{part} (G)" for part in (*PARTS, "all"))]
+    print(tabulate(rows, header, tablefmt="github", disable_numparse=arguments.memory))
     if arguments.memory:
-        print(tabulate(rows, MEMORY_HEADER, tablefmt="github", disable_numparse=True))
-        print(f"\n{FORMULA.format(size=f'{height} × {width}')}")
-    else:
-        print(tabulate(rows, header, tablefmt="github"))
+        print(f"\n{FORMULA.format(size=f'{size[0]} × {size[1]}')}")
 
 
 if __name__ == "__main__":

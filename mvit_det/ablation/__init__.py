@@ -1,8 +1,17 @@
-"""The comparisons of MViTv2's paper, repeated on any data: what each choice gives and costs."""
+"""The comparisons of MViTv2's paper, repeated on any dataset: AP and cost of each choice."""
 
-from .report import as_json, draw, format_tables
-from .running import Result, Settings, compare
-from .tables import TABLES, Table, Variant, own_table, paper_tables
+from .comparison import Settings, compare
+from .tables import (
+    TABLES,
+    Result,
+    Table,
+    Variant,
+    as_json,
+    custom_table,
+    draw,
+    format_tables,
+    paper_tables,
+)
 
 __all__ = [
     "TABLES",
@@ -12,8 +21,8 @@ __all__ = [
     "Variant",
     "as_json",
     "compare",
+    "custom_table",
     "draw",
     "format_tables",
-    "own_table",
     "paper_tables",
 ]

@@ -1,32 +1,26 @@
-"""Speed and memory of mvit_det, measured against Detectron2's own MViT with equal weights.
+"""Speed and memory of mvit_det against Detectron2's own MViT with equal weights.
 
-And what a training needs of a GPU's memory, estimated.
+`memory_estimate` predicts the GPU memory of a training, `recipes` measures it.
 """
 
-from .case import PASSES, SIZES, WHAT, Case
-from .comparison import compare, time_per_pixel
-from .memory_estimate import MemoryEstimate, estimate_memory
-from .plot import draw
-from .presets import PRESETS, preset
-from .report import as_json, format_rows
-from .row import Row
-from .sweep import SWEEP_SIDES, sweep
+from .case import PRESETS, SIZES, SWEEP_SIDES, WHAT, Case, check_device, preset
+from .comparison import Row, compare, sweep, time_per_pixel
+from .report import as_json, draw, format_rows, provenance
 
 __all__ = [
-    "PASSES",
     "PRESETS",
     "SIZES",
     "SWEEP_SIDES",
     "WHAT",
     "Case",
-    "MemoryEstimate",
     "Row",
     "as_json",
+    "check_device",
     "compare",
     "draw",
-    "estimate_memory",
     "format_rows",
     "preset",
+    "provenance",
     "sweep",
     "time_per_pixel",
 ]

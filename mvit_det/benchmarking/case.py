@@ -1,20 +1,25 @@
-"""What is measured: a model, its input, and how it runs."""
+"""One case of the benchmark: a model, its input, how it runs, and what to measure."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from ..errors import ConfigError, DeviceError
 
 SIZES = ("t", "s", "b", "l", "h", "pico")
-# For these there is a Mask R-CNN among the configs.
+# Sizes with a Mask R-CNN among the configs.
 DETECTOR_SIZES = ("t", "s", "b", "pico")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PASSES = ("forward", "train")
 WHAT = (*PASSES, "memory")
-# The candidate is mvit_det with the options of the case, the baseline what it is compared with.
+# The candidate is mvit_det with the options of the case; the baseline is what it is compared with.
 SIDES = ("candidate", "baseline")
 BASELINES = ("detectron2", "mvit_det")
+PRESETS = ("quick", "full")
+# Sides of the square images of a sweep, in pixels.
+SWEEP_SIDES = (256, 512, 768, 1024, 1536, 2048)
 
 
 @dataclass(frozen=True)
@@ -24,17 +29,21 @@ class Case:
     Attributes:
         size: of the model, one of `SIZES`.
         image_size: height and width in pixels.
-        batch: images that run at once.
-        dtype: "fp32", or what autocast computes in.
+        batch: images per batch.
+        dtype: "fp32", or the dtype of autocast.
         device: "cpu" or "cuda".
-        compile: runs the backbones of both sides through `torch.compile`.
-        detector: measures a whole Mask R-CNN instead of the backbone.
-        checkpoint: stages whose blocks the candidate computes again in the backward pass, of
-            "scale2", "scale3", …; ("all",) for each of them.
+        compile: whether `torch.compile` runs the backbones of both sides.
+        detector: whether to measure a whole Mask R-CNN instead of the backbone.
+        checkpoint: stages whose blocks the candidate checkpoints, of "scale2", "scale3", …;
+            ("all",) for each of them.
         mask_padding: whether the candidate keeps padding out of attention.
         baseline: "detectron2", or "mvit_det" for the candidate without `checkpoint` and
-            `mask_padding`, which so show what they cost.
-        threads: of the CPU; 0 leaves them to PyTorch.
+            `mask_padding`, which shows their cost.
+        threads: of the CPU; 0 keeps PyTorch's number.
+        what: of `WHAT`. "memory" is the peak memory of the passes beside it, or of the training
+            step if there is none.
+        repeats: timed runs of each pass.
+        warmup: untimed runs before them.
     """
 
     size: str = "t"
@@ -48,13 +57,16 @@ class Case:
     mask_padding: bool = False
     baseline: str = "detectron2"
     threads: int = 0
+    what: tuple[str, ...] = WHAT
+    repeats: int = 5
+    warmup: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be measured here.
+        """Checks that the case can be measured on this machine.
 
         Raises:
             ConfigError: an attribute is none of its allowed values, or does not fit the others.
-            DeviceError: CUDA is asked for and not available.
+            DeviceError: the device is CUDA and there is none.
         """
         for name, value, allowed in (
             ("size", self.size, SIZES),
@@ -65,21 +77,18 @@ class Case:
             if value not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not '{value}'")
         for name, number, least in (
-            # Five levels of the pyramid need something to look at.
+            # The smallest image that reaches all five levels of the pyramid.
             ("image height", self.image_size[0], 32),
             ("image width", self.image_size[1], 32),
             ("batch", self.batch, 1),
             ("threads", self.threads, 0),
+            ("repeats", self.repeats, 1),
         ):
             if number < least:
                 raise ConfigError(f"{name} must be at least {least}, not {number}")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise DeviceError(
-                "device 'cuda' was asked for, but PyTorch finds no CUDA device on this machine; "
-                "use '--device cpu', or see 'python tools/check_install.py'"
-            )
+        check_device(self.device)
         if self.device == "cpu" and self.dtype == "fp16":
-            raise ConfigError("dtype fp16 needs CUDA; on the CPU there are fp32 and bf16")
+            raise ConfigError("dtype fp16 needs CUDA; the CPU has fp32 and bf16")
         if self.baseline == "mvit_det" and not (self.checkpoint or self.mask_padding):
             raise ConfigError(
                 "mvit_det differs from itself only with '--checkpoint' or '--mask-padding'"
@@ -90,14 +99,14 @@ class Case:
             )
 
     @property
+    def passes(self) -> list[str]:
+        """The passes to time."""
+        return [name for name in PASSES if name in self.what]
+
+    @property
     def pixels(self) -> int:
         """Pixels of one image."""
         return self.image_size[0] * self.image_size[1]
-
-    @property
-    def same_features(self) -> bool:
-        """Whether both sides compute the same: masked padding changes features by design."""
-        return not self.mask_padding
 
     @property
     def model(self) -> str:
@@ -108,11 +117,64 @@ class Case:
     def describe(self) -> str:
         """The settings in a few words."""
         image = f"{self.image_size[0]}×{self.image_size[1]}"
-        parts = [self.model, image, f"batch {self.batch}", self.dtype]
+        words = [self.model, image, f"batch {self.batch}", self.dtype]
         if self.compile:
-            parts.append("compiled")
+            words.append("compiled")
         if self.checkpoint:
-            parts.append(f"checkpointing {'+'.join(self.checkpoint)}")
+            words.append(f"checkpointing {'+'.join(self.checkpoint)}")
         if self.mask_padding:
-            parts.append("padding masked")
-        return ", ".join(parts)
+            words.append("padding masked")
+        return ", ".join(words)
+
+
+def check_device(device: str) -> None:
+    """Raises a `DeviceError` if the device is CUDA and PyTorch finds none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "device 'cuda' was asked for, but PyTorch finds no CUDA device on this machine; "
+            "use '--device cpu', or see 'python tools/check_install.py'"
+        )
+
+
+def preset(name: str, case: Case) -> list[Case]:
+    """Sets of cases that answer: is it faster, is it smaller, and does that hold at any size?
+
+    Args:
+        name: "quick" takes minutes, on two cores or a GPU. "full" repeats it three times as often
+            and adds inference of the detector, masked padding and checkpointing.
+        case: model size, device, compilation and threads; the preset sets everything else.
+    """
+
+    def measure(what: Sequence[str], repeats: int, **settings: Any) -> Case:
+        times = 1 if name == "quick" else 3
+        return replace(case, what=tuple(what), repeats=repeats * times, **settings)
+
+    if case.device == "cuda":
+        training: dict[str, Any] = dict(image_size=(1024, 1024), batch=8, dtype="bf16")
+        repeats = 10
+        cases = [
+            measure(["forward"], 20, image_size=(512, 512), dtype="bf16"),
+            measure(["forward"], 10, image_size=(2048, 2048), dtype="bf16"),
+            measure(["forward", "train", "memory"], repeats, **training),
+        ]
+    else:
+        training = dict(image_size=(640, 800))
+        repeats = 3
+        cases = [
+            measure(["forward"], 7, image_size=(800, 1216)),
+            measure(["forward"], 7, image_size=(800, 1216), dtype="bf16"),
+            measure(["forward"], 7, image_size=(512, 512)),
+            measure(["forward"], 3, image_size=(2048, 2048)),
+            measure(["train", "memory"], repeats, **training),
+        ]
+    if case.size in DETECTOR_SIZES:
+        passes = ["train"] if name == "quick" else ["forward", "train"]
+        cases.append(measure(passes, repeats, detector=True, **training))
+    if name == "full":
+        training["baseline"] = "mvit_det"
+        cases.append(measure(["forward", "train"], repeats, mask_padding=True, **training))
+        cases += [
+            measure(["train", "memory"], repeats, checkpoint=stages, **training)
+            for stages in (("scale2",), ("scale2", "scale3"), ("all",))
+        ]
+    return cases

@@ -1,42 +1,40 @@
 """Peak memory of one pass, in a process of its own.
 
-How much a pass needs is its peak above what the process holds before it: model and input, without
-gradients. It is the first pass of that process, as allocators keep memory for reuse and a second
-one would so appear to need less; some tens of MiB that libraries set up once count on both sides.
-(Compiled models run once before: compiling needs memory, too.)
+It is the peak during the pass above the memory in use before it, with model and input in place and
+without gradients. The pass is the first of its process, as allocators keep memory for reuse; some
+tens of MiB that libraries allocate once count on both sides. (Compiled models run once before,
+since compiling needs memory, too.)
 
-On CUDA the allocator counts: `torch.cuda.max_memory_allocated` above `memory_allocated`. On the CPU
-the kernel does: its high-water mark of the resident size, VmHWM in `/proc/self/status`, is set back
-through `/proc/self/clear_refs`. Where that cannot be done, outside Linux for instance, a thread
-looks at the resident size every millisecond, and may miss a shorter peak.
+On CUDA the allocator counts. On Linux the kernel does: the high-water mark of the resident size,
+VmHWM in `/proc/self/status`, is reset through `/proc/self/clear_refs`. Elsewhere it is the growth
+of the process's largest resident size, which misses as much as building the model had needed.
 """
 
+import contextlib
 import ctypes
 import gc
+import os
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-import psutil
 import torch
 
 from ..errors import MViTDetError
 from .case import Case
 from .workload import Workload
 
-PROC = Path("/proc/self")
-
 
 class DoesNotFitError(MViTDetError):
-    """A pass that needs more memory than there is."""
+    """A pass needs more memory than there is."""
 
 
 def measure_peak(case: Case, side: str, name: str) -> int:
-    """Peak memory of a pass in bytes, above that of the process before it.
+    """Measures the peak memory of a pass, in bytes above the memory in use before it.
 
     Args:
         case: what is measured.
@@ -47,13 +45,11 @@ def measure_peak(case: Case, side: str, name: str) -> int:
         DoesNotFitError: there is not enough memory.
     """
     try:
-        # Not forked: threads and the CUDA context of this process would not work over there.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(_measure_here, case, side, name).result()
+        return in_own_process(_measure_here, case, side, name)
     except BrokenProcessPool:
-        reason = "the process was killed, most likely for want of memory"
+        reason = "the process was killed, most likely for lack of memory"
     except torch.cuda.OutOfMemoryError:
-        reason = "the GPU has not enough memory"
+        reason = "the GPU does not have enough memory"
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
@@ -61,91 +57,85 @@ def measure_peak(case: Case, side: str, name: str) -> int:
     raise DoesNotFitError(reason)
 
 
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function in a new process, which has nothing in memory yet."""
+    # Not forked: threads and the CUDA context of this process would not work in the child.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def available_memory(device: str) -> int:
     """Bytes that a new process could use."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
-    return psutil.virtual_memory().available
+    try:
+        return _read_proc("/proc/meminfo", "MemAvailable")
+    except (OSError, KeyError):
+        return physical_memory()
+
+
+def physical_memory() -> int:
+    """Bytes of memory that the machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def peak_memory(device: str, run: Callable[[], None]) -> int:
+    """Peak memory while `run` runs, in bytes above the memory in use before it."""
+    gc.collect()
+    return (_peak_of_allocator if device.startswith("cuda") else _peak_of_process)(run)
 
 
 def _measure_here(case: Case, side: str, name: str) -> int:
-    _offer_to_be_killed()
+    if sys.platform == "linux":
+        # Should memory run out, the kernel kills this process and no other.
+        Path("/proc/self/oom_score_adj").write_text("1000")
     if case.threads:
         torch.set_num_threads(case.threads)
     workload = Workload(case, side)
     if case.compile:
         workload.run(name)
         workload.model.zero_grad(set_to_none=True)
-    gc.collect()
-    measure = peak_of_allocator if case.device == "cuda" else peak_of_process
-    return measure(lambda: workload.run(name))
+    return peak_memory(case.device, lambda: workload.run(name))
 
 
-def _offer_to_be_killed() -> None:
-    """Should memory run out, this process shall go, and nobody else's."""
-    if sys.platform == "linux":
-        (PROC / "oom_score_adj").write_text("1000")
-
-
-def peak_of_allocator(run: Callable[[], None]) -> int:
-    """Peak of what CUDA tensors take while `run` runs, above what they took before."""
+def _peak_of_allocator(run: Callable[[], None]) -> int:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    idle = torch.cuda.memory_allocated()
+    before = torch.cuda.memory_allocated()
     run()
-    return torch.cuda.max_memory_allocated() - idle
+    return torch.cuda.max_memory_allocated() - before
 
 
-def peak_of_process(run: Callable[[], None]) -> int:
-    """Peak of the resident size of this process while `run` runs, above that before."""
-    _return_free_memory()
-    idle = psutil.Process().memory_info().rss
-    if _reset_high_water_mark(idle):
-        run()
-        return _high_water_mark() - idle
-    return peak_by_sampling(run) - idle
-
-
-def peak_by_sampling(run: Callable[[], None]) -> int:
-    """Largest resident size of this process that a thread sees while `run` runs."""
-    process = psutil.Process()
-    peak = process.memory_info().rss
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(1e-3):
-            peak = max(peak, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        run()
-    finally:
-        done.set()
-        watcher.join()
-    return peak
-
-
-def _return_free_memory() -> None:
-    """What building the model left free counts as used otherwise, and hides a part of the peak."""
+def _peak_of_process(run: Callable[[], None]) -> int:
     if sys.platform == "linux":
+        # Memory that building the model has freed would count as in use, and hide some of the peak.
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
         if trim is not None:
             trim(0)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    before = _largest_resident_size()
+    run()
+    return _largest_resident_size() - before
 
 
-def _reset_high_water_mark(resident: int) -> bool:
+def _largest_resident_size() -> int:
+    """Bytes; since the last reset, where there was one."""
     try:
-        (PROC / "clear_refs").write_text("5")
-        # Some sandboxes take the request and do nothing.
-        return _high_water_mark() < resident + 2**24
+        return _read_proc("/proc/self/status", "VmHWM")
     except (OSError, KeyError):
-        return False
+        import resource  # not on Windows
+
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return largest if sys.platform == "darwin" else 1024 * largest
 
 
-def _high_water_mark() -> int:
-    """Largest resident size in bytes since it was reset."""
-    lines = (PROC / "status").read_text().splitlines()
-    status = dict(line.split(":", 1) for line in lines)
-    return 1024 * int(status["VmHWM"].split()[0])
+def _read_proc(path: str, field: str) -> int:
+    """A field of a file in /proc, in bytes."""
+    lines = Path(path).read_text().splitlines()
+    return 1024 * int(dict(line.split(":", 1) for line in lines)[field].split()[0])

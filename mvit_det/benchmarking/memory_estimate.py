@@ -1,18 +1,18 @@
-"""How much of a GPU's memory a training needs, estimated without a GPU.
+"""Estimates the GPU memory of a training without a GPU.
 
-The estimate is the sum of what is held at the end of a forward pass, where a training holds most:
+The estimate is the sum at the end of a forward pass, where a training needs most:
 
-    parameters + gradients + optimizer + average      whatever the images
-    + activations, once + images × each             what the backward pass needs
-    + reserve                                         what nobody can count from here
+    parameters + gradients + optimizer + EMA         independent of the images
+    + activations, once + images × each              kept for the backward pass
+    + reserve                                         not countable on a CPU
 
-Activations are those that PyTorch keeps for the backward pass, each storage counted once, in a
-forward pass on the CPU that goes the way of a GPU: with the operators and in the types of CUDA. Of
-blocks that are checkpointed those are the inputs; what such a block needs when it is computed again
-counts where it makes a larger sum than all that is kept at the end of the forward pass. "Once" is
-what does not grow with the images, mostly weights in half precision.
+Activations are the tensors that PyTorch keeps for the backward pass, each storage counted once, in
+a forward pass on the CPU with the operators and types of CUDA. Checkpointed blocks keep only their
+inputs; the recomputation of such a block counts where it needs more than everything kept at the
+end of the forward pass. "Once" is independent of the number of images: mostly weights in half
+precision.
 
-It is an estimate: what kernels need besides and what the allocator loses are in the reserve.
+Workspaces of kernels and losses of the allocator are in the reserve.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from typing_extensions import Self
 
 from ..errors import ConfigError
 from ..modeling import MViTv2
@@ -39,30 +38,30 @@ GIB = 2**30
 # CUDA's context and libraries, workspaces of convolutions, and the overlaps of all anchors with the
 # objects of a crowded image.
 RESERVE = 3 * GIB // 2
-# For what the backward pass computes with, and for what the allocator rounds up or cannot reuse.
+# Temporary tensors of the backward pass, and memory that the allocator rounds up or cannot reuse.
 RESERVE_SHARE = 0.1
-# As many as an image has positive regions at most, so that the heads see the most they ever do.
+# The largest number of positive regions of an image, so that the heads have their full load.
 OBJECTS = 128
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that one process needs in training, by what they are for.
+    """Bytes that one process needs in training, by purpose.
 
     Attributes:
         parameters: of the model, with its buffers.
-        gradients: of the parameters that are trained.
+        gradients: of the trained parameters.
         optimizer: its state.
-        average: averaged weights, where the training has them.
-        activations_once: kept for the backward pass whatever the number of images.
+        ema: averaged weights, where the training has them.
+        activations_once: kept for the backward pass, independent of the number of images.
         activations_each: kept for the backward pass of each image.
-        images: that are seen at once.
+        images: images of a micro-batch.
     """
 
     parameters: int
     gradients: int
     optimizer: int
-    average: int
+    ema: int
     activations_once: int
     activations_each: int
     images: int
@@ -74,25 +73,25 @@ class MemoryEstimate:
 
     @property
     def counted(self) -> int:
-        """All but the reserve."""
-        state = self.parameters + self.gradients + self.optimizer + self.average
+        """Everything but the reserve."""
+        state = self.parameters + self.gradients + self.optimizer + self.ema
         return state + self.activations
 
     @property
     def reserve(self) -> int:
-        """`RESERVE` and `RESERVE_SHARE` of what is counted."""
+        """`RESERVE`, and `RESERVE_SHARE` of what is counted."""
         return RESERVE + round(RESERVE_SHARE * self.counted)
 
     @property
     def total(self) -> int:
-        """What the GPU needs to have."""
+        """Memory that the GPU needs."""
         return self.counted + self.reserve
 
 
 def estimate_memory(config: DictConfig, size: tuple[int, int]) -> MemoryEstimate:
-    """Estimates what the training of a detector needs on one GPU.
+    """Estimates the memory that the training of a detector needs on one GPU.
 
-    The whole detector sees one, and then two random images on the CPU.
+    Runs the whole detector on one and on two random images on the CPU.
 
     Args:
         config: `model`, `optimizer`, `dataloader.train.total_batch_size`, and of `train`
@@ -100,13 +99,13 @@ def estimate_memory(config: DictConfig, size: tuple[int, int]) -> MemoryEstimate
         size: height and width of the images in pixels.
 
     Raises:
-        ConfigError: the batch cannot be split into `train.grad_accum_steps` parts.
+        ConfigError: the batch cannot be split into `train.grad_accum_steps` micro-batches.
     """
-    batch, parts = config.dataloader.train.total_batch_size, config.train.grad_accum_steps
-    if batch % parts:
+    batch, steps = config.dataloader.train.total_batch_size, config.train.grad_accum_steps
+    if batch % steps:
         raise ConfigError(
-            f"a batch of {batch} images cannot be split into train.grad_accum_steps={parts} "
-            "equal parts"
+            f"a batch of {batch} images cannot be split into train.grad_accum_steps={steps} "
+            "equal micro-batches; choose a divisor of the batch size"
         )
     torch.manual_seed(0)
     model = instantiate(config.model).train()
@@ -119,23 +118,23 @@ def estimate_memory(config: DictConfig, size: tuple[int, int]) -> MemoryEstimate
         parameters=total_bytes([*model.parameters(), *model.buffers()]),
         gradients=total_bytes(trained),
         optimizer=optimizer_bytes(config.optimizer, model),
-        average=total_bytes(trained) if config.train.ema.enabled else 0,
+        ema=total_bytes(trained) if config.train.ema.enabled else 0,
         activations_once=2 * one - two,
         activations_each=two - one,
-        images=batch // parts,
+        images=batch // steps,
     )
 
 
 def activation_bytes(model: nn.Module, inputs: Any, mixed_precision: bool) -> int:
-    """What the backward pass of a model in training mode needs besides its weights, on a GPU.
+    """Bytes that a GPU keeps for the backward pass of a model in training mode, without weights.
 
-    That is most at its beginning; or, with checkpointing, where a block is computed again and what
-    came before the block is still kept.
+    They are most at the beginning of the backward pass; or, with checkpointing, where a block is
+    computed again and everything before it is still kept.
 
     Args:
         model: on the CPU.
         inputs: of the model, on the CPU.
-        mixed_precision: computes with autocast, in bf16.
+        mixed_precision: whether to compute under autocast, in bf16.
     """
     weights = [*model.parameters(), *model.buffers()]
     kept = KeptTensors(weights)
@@ -146,7 +145,7 @@ def activation_bytes(model: nn.Module, inputs: Any, mixed_precision: bool) -> in
 
     hooks = [block.register_forward_pre_hook(enter) for block in _checkpointed_blocks(model)]
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision)
-    with autocast, plain_operators(), _AsOnCuda(), EventStorage():
+    with autocast, plain_operators(), AsOnCuda(), EventStorage():
         with kept:
             model(inputs)
         for hook in hooks:
@@ -155,16 +154,17 @@ def activation_bytes(model: nn.Module, inputs: Any, mixed_precision: bool) -> in
         for block, args, before in checkpointed:
             # The inputs of the block are among what was kept before.
             inputs_of_block = [value for value in args if isinstance(value, Tensor)]
-            with KeptTensors([*weights, *inputs_of_block]) as again:
+            again = KeptTensors([*weights, *inputs_of_block])
+            with again:
                 block(*args)
             most = max(most, before + again.bytes)
     return most
 
 
-class KeptTensors:
-    """Counts what PyTorch keeps for a backward pass, which cannot follow, in a `with` block.
+class KeptTensors(saved_tensors_hooks):
+    """Counts the tensors that PyTorch keeps for a backward pass, in a `with` block.
 
-    Tensors that share their storage count once, and as much as all of it takes.
+    The backward pass itself cannot follow. Tensors that share a storage count once, in full.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
@@ -173,17 +173,10 @@ class KeptTensors:
         Args:
             known: tensors that do not count.
         """
-        self._hooks = saved_tensors_hooks(self._pack, lambda packed: packed)
-        # Weak references tell storages apart that live at one address after each other.
+        super().__init__(self._pack, lambda packed: packed)
+        # Unlike addresses, weak references are not reused by later storages.
         self._known = {StorageWeakRef(tensor.untyped_storage()) for tensor in known}
         self._sizes: dict[StorageWeakRef, int] = {}
-
-    def __enter__(self) -> Self:
-        self._hooks.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._hooks.__exit__(*error)
 
     def _pack(self, tensor: Tensor) -> Any:
         storage = tensor.untyped_storage()
@@ -193,13 +186,13 @@ class KeptTensors:
 
     @property
     def bytes(self) -> int:
-        """So far."""
+        """Bytes so far."""
         return sum(self._sizes.values())
 
 
 def optimizer_bytes(settings: DictConfig, model: nn.Module) -> int:
-    """State of the optimizer that a config describes, after a step; the model is used up by it."""
-    # A step on tensors without data makes the state without the memory for it.
+    """State of the optimizer of a config after a step; moves the model to the meta device."""
+    # There, a step makes the state without the memory for it.
     model.to("meta")
     for parameter in model.parameters():
         parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
@@ -220,20 +213,10 @@ def total_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _checkpointed_blocks(model: nn.Module) -> list[nn.Module]:
-    return [
-        block
-        for part in model.modules()
-        if isinstance(part, MViTv2)
-        for plan, block in zip(part.plan, part.blocks, strict=True)
-        if plan.scale in part.checkpointed
-    ]
+class AsOnCuda(TorchFunctionMode):
+    """Makes the CPU keep the tensors that CUDA keeps, where the two differ.
 
-
-class _AsOnCuda(TorchFunctionMode):
-    """On the CPU, keeps what CUDA keeps where the two differ in this.
-
-    Under autocast CUDA computes norms in fp32; and its fused attention keeps no logits.
+    Under autocast CUDA computes norms in fp32, and its fused attention keeps no logits.
     """
 
     def __torch_function__(
@@ -250,8 +233,18 @@ class _AsOnCuda(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _checkpointed_blocks(model: nn.Module) -> list[nn.Module]:
+    return [
+        block
+        for part in model.modules()
+        if isinstance(part, MViTv2)
+        for plan, block in zip(part.plan, part.blocks, strict=True)
+        if plan.scale in part.checkpointed
+    ]
+
+
 class _FusedAttention(torch.autograd.Function):
-    """Keeps what the memory-efficient kernel of CUDA keeps, and leaves the arithmetic out."""
+    """Keeps the tensors that the memory-efficient kernel of CUDA keeps, without computing."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

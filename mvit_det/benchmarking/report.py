@@ -1,63 +1,127 @@
-"""Results as tables to read and as JSON to keep."""
+"""Results as Markdown tables, as JSON and as a plot, with the machine and versions behind them."""
 
 import platform
 import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import detectron2
-import psutil
 import torch
 import torchvision
+from matplotlib.axes import Axes
 from tabulate import tabulate
 
 import mvit_det
 
-from .case import SIDES
-from .row import Row
+from ..plotting import COLOURS, new_figure, tidy
+from .case import PASSES, SIDES
+from .comparison import NAMES, Row
+from .memory import cores, physical_memory
 
 MODULES = (torch, torchvision, detectron2, mvit_det)
 HEADERS = {
     "detectron2": ("mvit_det", "detectron2", "mvit_det over detectron2"),
     "mvit_det": ("with", "without", "with over without"),
 }
+STYLES = {"forward": "o-", "train": "s--"}
+LEGENDS = {
+    "detectron2": {"candidate": "mvit_det", "baseline": "Detectron2's MViT"},
+    "mvit_det": {"candidate": "mvit_det, with", "baseline": "mvit_det, without"},
+}
+PANELS = {"s": ("Time (s)", 1.0), "bytes": ("Peak memory (GiB)", 2.0**30)}
 
 
 def format_rows(rows: Iterable[Row]) -> str:
-    """One table for each thing that is compared with, and what was skipped, and why.
+    """Formats a Markdown table for each baseline, and a line for each skipped measurement.
 
-    Cells show the median and, in brackets, the least and the most of all repeats.
+    Cells show the median and, in brackets, the minimum and the maximum of all repeats.
     """
-    tables = []
-    notes = []
-    for baseline, group in groupby(
-        sorted(rows, key=lambda row: row.case.baseline), lambda row: row.case.baseline
-    ):
+    texts, notes = [], []
+    by_baseline = sorted(rows, key=lambda row: row.case.baseline)
+    for baseline, group in groupby(by_baseline, lambda row: row.case.baseline):
         lines = []
         for row in group:
-            lines.append(
-                [
-                    row.name,
-                    row.detail,
-                    *(_format_side(row, side) for side in SIDES),
-                    _format_ratio(row),
-                    "" if row.over_floor is None else f"{row.over_floor:.2f}×",
-                    "" if row.error is None else f"{row.error:.0e}",
-                ]
-            )
+            of = row.case.describe()
+            sides = [_format_side(row, side) for side in SIDES]
+            floor = "" if row.over_floor is None else f"{row.over_floor:.2f}×"
+            error = "" if row.error is None else f"{row.error:.0e}"
+            lines.append([row.name, of, *sides, _format_ratio(row), floor, error])
             names = dict(zip(SIDES, HEADERS[baseline]))
             notes += [
-                f"Skipped: {row.name}, {row.detail}, {names[side]}: {reason}."
+                f"Skipped: {row.name}, {of}, {names[side]}: {reason}."
                 for side, reason in row.skipped.items()
             ]
         header = ["what", "of", *HEADERS[baseline], "over the floor", "features' error"]
-        tables.append(tabulate(lines, header, tablefmt="github", disable_numparse=True))
-    return "\n\n".join([*tables, *(["\n".join(notes)] if notes else [])])
+        texts.append(format_table(header, lines))
+    return "\n\n".join([*texts, "\n".join(notes)] if notes else texts)
+
+
+def format_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Formats a Markdown table of texts."""
+    return tabulate(list(lines), header, tablefmt="github", disable_numparse=True)
+
+
+def format_seconds(values: Sequence[float]) -> str:
+    """Formats the median of measured seconds and, in brackets, their minimum and maximum."""
+    middle = median(values)
+    factor, unit = (1, "s") if middle >= 1 else (1e3, "ms")
+    digits = [
+        # Three digits are more than the spread is worth.
+        f"{value * factor:.3g}" if value * factor < 1000 else f"{value * factor:.0f}"
+        for value in (middle, min(values), max(values))
+    ]
+    return f"{digits[0]} {unit} ({digits[1]}–{digits[2]})"
+
+
+def as_json(rows: Sequence[Row], command: Sequence[str]) -> dict[str, Any]:
+    """Results with all repeats, and the machine and versions behind them."""
+    return {**provenance(command), "rows": [_row_as_json(row) for row in rows]}
+
+
+def provenance(command: Sequence[str]) -> dict[str, Any]:
+    """When, by which command and commit, and on which machine and versions results were made."""
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": list(command),
+        "commit": _commit(),
+        "machine": {
+            "cpu": _cpu_model(),
+            "cores": cores(),
+            "threads": torch.get_num_threads(),
+            "memory_bytes": physical_memory(),
+            "gpu": gpu and gpu.name,
+            "gpu_memory_bytes": gpu and gpu.total_memory,
+            "cuda": torch.version.cuda if gpu else None,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{module.__name__: module.__version__ for module in MODULES},
+        },
+    }
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draws the time and memory of a sweep against the size of the image.
+
+    Both axes are logarithmic: the slope of the grey line is growth in proportion to the pixels.
+
+    Args:
+        rows: of one sweep.
+        path: of the PNG to write.
+    """
+    figure = new_figure(11, 4.8)
+    for axes, (unit, (label, scale)) in zip(figure.subplots(1, 2), PANELS.items()):
+        _draw_panel(axes, [row for row in rows if row.unit == unit], scale)
+        axes.set_ylabel(label)
+    case = rows[0].case
+    figure.suptitle(f"{case.model}, {case.dtype}, batch {case.batch}, {case.device.upper()}")
+    figure.savefig(path, dpi=150)
 
 
 def _format_side(row: Row, side: str) -> str:
@@ -68,16 +132,9 @@ def _format_side(row: Row, side: str) -> str:
         return f"{middle / 2**20:.0f} MiB"
     if row.unit == "ratio":
         return f"{middle:.2f}×"
-    # Three digits are more than the spread is worth.
-    factor, unit = (1, "s") if middle >= 1 else (1e3, "ms")
-    least, most = min(row.values[side]), max(row.values[side])
-    digits = [
-        f"{value * factor:.3g}" if value * factor < 1000 else f"{value * factor:.0f}"
-        for value in (middle, least, most)
-    ]
-    text = f"{digits[0]} {unit} ({digits[1]}–{digits[2]})"
+    text = format_seconds(row.values[side])
     if row.case.detector:
-        text += f", {images_per_second(row, side):.3g} images/s"
+        text += f", {row.images_per_second(side):.3g} images/s"
     return text
 
 
@@ -90,72 +147,44 @@ def _format_ratio(row: Row) -> str:
     return f"{row.ratio:.2f}×{words[row.unit]}"
 
 
-def images_per_second(row: Row, side: str) -> float | None:
-    """Images of the batch over the median time; None where there is no time."""
-    middle = row.median(side)
-    return row.case.batch / middle if row.unit == "s" and middle else None
-
-
-def as_json(rows: Sequence[Row], command: Sequence[str]) -> dict[str, Any]:
-    """Results with all repeats, and the machine and versions that gave them."""
-    return {**provenance(command), "rows": [_row_as_json(row) for row in rows]}
-
-
-def provenance(command: Sequence[str]) -> dict[str, Any]:
-    """Where figures come from: when, by which command and commit, on which machine and versions."""
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": list(command),
-        "commit": _commit(),
-        "machine": _machine(),
-        "versions": {
-            "python": platform.python_version(),
-            **{module.__name__: module.__version__ for module in MODULES},
-        },
-    }
-
-
 def _row_as_json(row: Row) -> dict[str, Any]:
-    sides = {
-        side: {
-            "median": row.median(side),
-            "min": min(values),
-            "max": max(values),
-            "values": list(values),
-            "images_per_second": images_per_second(row, side),
-        }
-        for side, values in row.values.items()
-    }
     return {
-        "name": row.name,
-        "pass": row.pass_name,
-        "unit": row.unit,
-        "case": asdict(row.case),
-        "candidate": sides.get("candidate"),
-        "baseline": sides.get("baseline"),
+        **asdict(row),
+        "medians": {side: row.median(side) for side in row.values},
+        "images_per_second": {side: row.images_per_second(side) for side in row.values},
         "candidate_over_baseline": row.ratio,
-        "skipped": dict(row.skipped),
-        "forward_flops": row.flops,
-        "matmul_flops_per_second": row.matmul_rate,
         "floor": row.floor,
         "candidate_over_floor": row.over_floor,
-        "relative_error": row.error,
     }
 
 
-def _machine() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(psutil.Process().cpu_affinity())
-        if sys.platform == "linux"
-        else psutil.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "gpu": gpu and gpu.name,
-        "gpu_memory_bytes": gpu and gpu.total_memory,
-        "cuda": torch.version.cuda if gpu else None,
-    }
+def _draw_panel(axes: Axes, rows: Sequence[Row], scale: float) -> None:
+    sizes = sorted({row.case.image_size for row in rows}, key=lambda size: size[0] * size[1])
+    per_pixel = []
+    for name in PASSES:
+        for side, colour in zip(SIDES, COLOURS):
+            points = [
+                (row.case.pixels, middle / scale)
+                for row in rows
+                if row.pass_name == name and (middle := row.median(side)) is not None
+            ]
+            if points:
+                label = f"{LEGENDS[rows[0].case.baseline][side]}, {NAMES[name]}"
+                axes.plot(*zip(*points), STYLES[name], color=colour, label=label)
+                per_pixel += [value / pixels for pixels, value in points]
+    axes.loglog()
+    axes.yaxis.set_major_formatter("{x:g}")
+    ticks = [height * width for height, width in sizes]
+    if per_pixel:
+        # Below all others.
+        line = [0.7 * min(per_pixel) * pixels for pixels in ticks]
+        axes.plot(ticks, line, color="0.6", linewidth=1, label="proportional to pixels")
+        axes.legend(frameon=False, fontsize=9)
+    labels = [f"{h}²" if h == w else f"{h}×{w}" for h, w in sizes]
+    axes.set_xticks(ticks, labels, rotation=30 if len(sizes) > 4 else 0)
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("Image size (pixels)")
+    tidy(axes)
 
 
 def _cpu_model() -> str:

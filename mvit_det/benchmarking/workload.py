@@ -1,37 +1,49 @@
-"""A model together with its input, ready to run what is measured."""
+"""A model of either side together with its input, ready to run the passes of a case."""
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.modeling import GeneralizedRCNN
+from detectron2.config import instantiate
+from detectron2.modeling import GeneralizedRCNN, MViT
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..config import load_config
+from ..model_zoo import configs_folder
+from ..modeling import MViTv2, mvitv2_b, mvitv2_h, mvitv2_l, mvitv2_s, mvitv2_t
 from .case import DTYPES, Case
-from .models import build, compile_backbone
 
-# About as many as an image of COCO shows.
+PICO = partial(MViTv2, depths=(1, 2, 3, 2), embed_dim=16)
+BUILDERS: dict[str, Callable[..., Any]] = dict(
+    t=mvitv2_t, s=mvitv2_s, b=mvitv2_b, l=mvitv2_l, h=mvitv2_h, pico=PICO
+)
+# About the mean number of objects of an image of COCO.
 OBJECTS = 8
 
 
 class Workload:
     """One side of a case.
 
-    A training step is forward and backward pass with gradients left in the parameters, without
-    optimizer: that costs both sides the same. fp16 runs without loss scaling.
+    A training step is forward and backward pass, which leave gradients in the parameters, without
+    optimizer: its cost is the same on both sides. fp16 runs without loss scaling.
     """
 
     def __init__(self, case: Case, side: str) -> None:
         self.case = case
         self.model = build(case, side).to(case.device)
         if case.compile:
-            compile_backbone(self.model)
+            # The rest of a detector depends on its data.
+            self.model.get_submodule("backbone.bottom_up" if case.detector else "").compile()
         torch.manual_seed(1)
-        self.inputs = (
-            random_images(case.image_size, case.batch) if case.detector else _backbone_inputs(case)
+        self.inputs: Any = (
+            random_images(case.image_size, case.batch)
+            if case.detector
+            else torch.randn(case.batch, 3, *case.image_size, device=case.device)
         )
         self.autocast = torch.autocast(
             case.device,
@@ -40,8 +52,8 @@ class Workload:
         )
 
     def run(self, name: str) -> None:
-        """Runs one of `PASSES` and waits for its end."""
-        # So that a detector samples the same regions every time, and on both sides.
+        """Runs one of `PASSES` to its end."""
+        # A detector samples the same regions in every run, and on both sides.
         torch.manual_seed(2)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
@@ -53,9 +65,9 @@ class Workload:
             torch.cuda.synchronize()
 
     def features(self) -> dict[str, Tensor]:
-        """Outputs of the backbone by name, of a detector's with its feature pyramid."""
+        """Outputs of the backbone by name; those of a detector include its feature pyramid."""
         self.model.eval()
-        # TensorFloat-32 would hide, on CUDA, how close the two sides are.
+        # On CUDA, TensorFloat-32 would hide how close the two sides are.
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with torch.no_grad(), self.autocast, exact:
             if isinstance(self.model, GeneralizedRCNN):
@@ -83,8 +95,54 @@ class Workload:
         loss.backward()
 
 
-def _backbone_inputs(case: Case) -> Tensor:
-    return torch.randn(case.batch, 3, *case.image_size, device=case.device)
+def build(case: Case, side: str) -> nn.Module:
+    """Builds one side on the CPU, with the weights of the other side, in either order.
+
+    Weights are random, relative positions included, so that an error in any of them shows. There
+    is no drop path, so that both sides compute the same in training as well.
+    """
+    options: dict[str, Any] = dict(drop_path_rate=0.0, rel_pos_std=0.02)
+    if side == "candidate" and case.checkpoint:
+        options["use_checkpoint"] = case.checkpoint == ("all",) or list(case.checkpoint)
+    if side == "candidate" and case.mask_padding:
+        options["mask_padding"] = True
+    torch.manual_seed(0)
+    is_upstream = side == "baseline" and case.baseline == "detectron2"
+    if not case.detector:
+        backbone = BUILDERS[case.size](**options)
+        return upstream_of(backbone) if is_upstream else backbone
+    folder = "shapes" if case.size == "pico" else "COCO"
+    config = load_config(configs_folder() / folder / f"mask_rcnn_mvitv2_{case.size}.py").model
+    config.backbone.bottom_up.update(options)
+    # Random weights give low scores. Without a threshold the mask head has its full load.
+    config.roi_heads.box_predictor.test_score_thresh = 0.0
+    detector = instantiate(config)
+    if is_upstream:
+        detector.backbone.bottom_up = upstream_of(detector.backbone.bottom_up)
+    return detector
+
+
+def upstream_of(model: MViTv2) -> MViT:
+    """Detectron2's MViT with the plan and the weights of a model."""
+    first = model.plan[0]
+    with warnings.catch_warnings():
+        # Detectron2 imports its drop path from a deprecated module of timm.
+        warnings.filterwarnings("ignore", "Importing from timm", FutureWarning)
+        upstream = MViT(
+            # Only sizes the tables of relative positions.
+            img_size=first.table_size * model.patch_embed.proj.stride[0],
+            in_chans=model.in_chans,
+            embed_dim=first.dim,
+            depth=len(model.plan),
+            num_heads=first.num_heads,
+            last_block_indexes=tuple(i for i, block in enumerate(model.plan) if block.is_last),
+            adaptive_kv_stride=first.key_stride,
+            adaptive_window_size=first.window_size,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            out_features=model.out_features,
+        )
+    upstream.load_state_dict(model.state_dict(), strict=True)
+    return upstream
 
 
 def random_images(
@@ -98,29 +156,27 @@ def random_images(
         objects: of each image, all of class 0.
     """
     height, width = size
+    angles = np.pi * (np.arange(8) + 0.5) / 4
+    octagon = np.stack([np.cos(angles), np.sin(angles)], axis=1) / np.cos(np.pi / 8)
     images = []
     for _ in range(count):
-        # From a sixteenth of the sides to half of them, anywhere in the image.
+        # From a sixteenth to half of each side, anywhere in the image.
         extent = torch.rand(objects, 2) * 7 / 16 + 1 / 16
         corner = torch.rand(objects, 2) * (1 - extent)
         boxes = torch.cat([corner, corner + extent], dim=1)
         boxes = boxes * torch.tensor([width, height, width, height])
+        centres = (boxes[:, None, :2] + boxes[:, None, 2:]).numpy() / 2
+        halves = (boxes[:, None, 2:] - boxes[:, None, :2]).numpy() / 2
         instances = Instances(size)
         instances.gt_boxes = Boxes(boxes)
         instances.gt_classes = torch.zeros(objects, dtype=torch.int64)
-        instances.gt_masks = PolygonMasks([[_octagon(box)] for box in boxes.numpy()])
+        instances.gt_masks = PolygonMasks(
+            [[polygon.reshape(-1).astype(np.float64)] for polygon in centres + halves * octagon]
+        )
         image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
-        # All of it background; only panoptic detectors look at this.
+        # All background, for panoptic detectors.
         stuff = torch.zeros(size, dtype=torch.int64)
         images.append(
             dict(image=image, height=height, width=width, instances=instances, sem_seg=stuff)
         )
     return images
-
-
-def _octagon(box: np.ndarray) -> np.ndarray:
-    """The octagon that touches a box (x0, y0, x1, y1), as x and y by turns."""
-    angles = np.pi * (np.arange(8) + 0.5) / 4
-    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1) / np.cos(np.pi / 8)
-    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
-    return (centre + half * directions).reshape(-1).astype(np.float64)

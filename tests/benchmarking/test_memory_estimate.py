@@ -14,9 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mvit_det.benchmarking.memory_estimate import (
     RESERVE,
     RESERVE_SHARE,
+    AsOnCuda,
     KeptTensors,
     MemoryEstimate,
-    _AsOnCuda,
     activation_bytes,
     estimate_memory,
     optimizer_bytes,
@@ -50,16 +50,19 @@ def test_an_mlp_keeps_what_a_count_by_hand_says():
 def test_a_storage_counts_once_and_whole():
     weight, other = torch.ones(4, requires_grad=True), torch.ones(4, requires_grad=True)
     values = torch.randn(100, 4)
-    with KeptTensors() as kept:
+    kept = KeptTensors()
+    with kept:
         values[:10] * weight
         values[50:60] * other
     assert kept.bytes == 100 * 4 * 4
     # Storages that follow each other at one address are as many.
-    with KeptTensors() as kept:
+    kept = KeptTensors()
+    with kept:
         for _ in range(5):
             torch.randn(100, 4) * weight
     assert kept.bytes == 5 * 100 * 4 * 4
-    with KeptTensors(known=[values]) as kept:
+    kept = KeptTensors(known=[values])
+    with kept:
         values * weight
     assert kept.bytes == 0
 
@@ -86,7 +89,8 @@ def test_counts_on_the_cpu_what_cuda_keeps(mixed_precision, size):
         backbone.to_empty(device="cuda")
         images = torch.empty(2, 3, *size, device="cuda")
         # Only the kernels of attention cannot be chosen without a GPU.
-        with _AsOnCuda(), KeptTensors(backbone.parameters()) as expected:
+        expected = KeptTensors(backbone.parameters())
+        with AsOnCuda(), expected:
             backbone(images)
     assert counted == expected.bytes
 
@@ -143,7 +147,7 @@ def test_parts_of_the_estimate(whole):
     parameters = sum(parameter.numel() for parameter in model.parameters())
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
     assert whole.parameters == 4 * parameters + buffers
-    assert whole.gradients == whole.average == 4 * parameters
+    assert whole.gradients == whole.ema == 4 * parameters
     # Two moments of each parameter, and a count of steps of each tensor.
     assert whole.optimizer == 8 * parameters + 4 * len(list(model.parameters()))
     assert whole.images == 4
@@ -159,7 +163,7 @@ def test_freezing_needs_less(whole):
         (96, 128),
     )
     assert frozen.parameters == whole.parameters
-    assert frozen.gradients == frozen.average < whole.gradients
+    assert frozen.gradients == frozen.ema < whole.gradients
     assert frozen.optimizer < whole.optimizer
     assert frozen.activations_each < whole.activations_each
 
@@ -168,7 +172,7 @@ def test_settings_of_the_training_count(whole):
     plain = estimate_memory(
         load_config(CONFIG, ["train.grad_accum_steps=2", "train.amp.enabled=False"]), (96, 128)
     )
-    assert plain.average == 0
+    assert plain.ema == 0
     assert plain.images == 2
     assert plain.activations_each > 1.3 * whole.activations_each
 
@@ -176,7 +180,7 @@ def test_settings_of_the_training_count(whole):
 def test_a_batch_that_cannot_be_split_is_refused():
     with pytest.raises(
         ConfigError,
-        match=r"a batch of 4 images cannot be split into train\.grad_accum_steps=3 equal parts",
+        match=r"a batch of 4 images cannot be split into train\.grad_accum_steps=3 ",
     ):
         estimate_memory(load_config(CONFIG, ["train.grad_accum_steps=3"]), (96, 128))
 
