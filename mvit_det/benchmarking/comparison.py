@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import MViTDetError
@@ -239,16 +240,15 @@ def alternate(
 def count_flops(case: Case) -> float | None:
     """Floating-point operations of the backbone's forward pass; None for a detector.
 
-    A multiplication and an addition are two operations. They are counted on Detectron2's model, on
-    the meta device, so that they do not depend on how either side computes. Those of a detector
-    depend on its detections.
+    A multiplication and an addition are two operations. They are counted as the CPU computes them,
+    without padding masks, on tensors without data. Those of a detector depend on its detections.
     """
     if case.detector:
         return None
-    images = torch.empty(case.batch, 3, *case.image_size, device="meta")
-    model = build(Case(size=case.size), "baseline").to("meta").eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(images)
+    model = build(Case(size=case.size), "candidate").eval()
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with torch.no_grad(), fake, FlopCounterMode(display=False) as counter:
+        model(torch.empty(case.batch, 3, *case.image_size))
     return float(counter.get_total_flops())
 
 

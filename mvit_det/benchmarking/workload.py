@@ -14,6 +14,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..config import load_config
+from ..errors import ConfigError
 from ..model_zoo import configs_folder
 from ..modeling import MViTv2, mvitv2_b, mvitv2_h, mvitv2_l, mvitv2_s, mvitv2_t
 from .case import DTYPES, Case
@@ -123,24 +124,37 @@ def build(case: Case, side: str) -> nn.Module:
 
 
 def upstream_of(model: MViTv2) -> MViT:
-    """Detectron2's MViT with the plan and the weights of a model."""
+    """Builds Detectron2's MViT with the plan and the weights of a model.
+
+    Raises:
+        ConfigError: timm is missing, which Detectron2 imports there.
+    """
     first = model.plan[0]
+    arguments: dict[str, Any] = dict(
+        # Only sizes the tables of relative positions.
+        img_size=first.table_size * model.patch_embed.proj.stride[0],
+        in_chans=model.in_chans,
+        embed_dim=first.dim,
+        depth=len(model.plan),
+        num_heads=first.num_heads,
+        last_block_indexes=tuple(i for i, block in enumerate(model.plan) if block.is_last),
+        adaptive_kv_stride=first.key_stride,
+        adaptive_window_size=first.window_size,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        out_features=model.out_features,
+    )
     with warnings.catch_warnings():
         # Detectron2 imports its drop path from a deprecated module of timm.
         warnings.filterwarnings("ignore", "Importing from timm", FutureWarning)
-        upstream = MViT(
-            # Only sizes the tables of relative positions.
-            img_size=first.table_size * model.patch_embed.proj.stride[0],
-            in_chans=model.in_chans,
-            embed_dim=first.dim,
-            depth=len(model.plan),
-            num_heads=first.num_heads,
-            last_block_indexes=tuple(i for i, block in enumerate(model.plan) if block.is_last),
-            adaptive_kv_stride=first.key_stride,
-            adaptive_window_size=first.window_size,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            out_features=model.out_features,
-        )
+        try:
+            upstream = MViT(**arguments)
+        except ModuleNotFoundError as error:
+            package = str(error.name).partition(".")[0]
+            raise ConfigError(
+                f"Detectron2's MViT needs {package}, which is not installed: run "
+                f"'pip install {package}', or use '--checkpoint' or '--mask-padding', which "
+                "compare mvit_det with itself"
+            ) from error
     upstream.load_state_dict(model.state_dict(), strict=True)
     return upstream
 

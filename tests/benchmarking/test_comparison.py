@@ -1,5 +1,8 @@
 """Comparisons, on models and images so small that only the benchmark itself is tested."""
 
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -93,14 +96,25 @@ def test_sides_that_differ_are_not_timed():
         check_parity(case, sides)
 
 
-def test_operations_are_those_of_the_model():
+@pytest.mark.parametrize("side", ["candidate", "baseline"])
+def test_operations_are_those_of_both_models(side):
     case = Case(size="pico", image_size=(70, 100), batch=2)
-    workload = Workload(case, "candidate")
+    workload = Workload(case, side)
     with FlopCounterMode(display=False) as counter:
         workload.run("forward")
-    # Counted on the other side, which adds positions by other products.
-    assert counter.get_total_flops() == pytest.approx(count_flops(case), rel=0.02)
-    assert count_flops(Case(size="pico", detector=True)) is None
+    assert count_flops(case) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert count_flops(replace(case, detector=True)) is None
+
+
+def test_without_timm_only_the_comparison_with_detectron2_is_refused(monkeypatch):
+    """Detectron2's MViT imports it; the extra `dev` installs it."""
+    monkeypatch.setitem(sys.modules, "timm.models.layers", None)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    case = Case(**PICO, what=("forward",))
+    with pytest.raises(ConfigError, match="pip install timm"):
+        compare(case)
+    (row,) = compare(replace(case, mask_padding=True, baseline="mvit_det"))
+    assert row.floor > 0
 
 
 def test_peak_memory_is_that_of_the_function():

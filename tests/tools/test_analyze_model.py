@@ -35,7 +35,9 @@ def test_counts(rows_of):
         name, parameters, backbone, proposals, heads, total = row
         assert name == Path(path).stem
         assert float(parameters) == pytest.approx(millions, abs=0.05)
-        assert float(total) == pytest.approx(sum(map(float, (backbone, proposals, heads))), rel=0.05)
+        assert float(total) == pytest.approx(
+            sum(map(float, (backbone, proposals, heads))), rel=0.05
+        )
         assert float(heads) > 0
     # One head, three heads, and none behind proposals.
     assert float(rows[0][4]) < float(rows[1][4])
