@@ -1,4 +1,4 @@
-"""The quick start in LVIS's format with the federated loss. Its evaluation needs `lvis`."""
+"""The quick start in LVIS's format with the federated loss."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,4 @@
-"""LVIS without the package of that name, which only its evaluation needs."""
+"""LVIS without the package of that name."""
 
 import os
 from collections import defaultdict

@@ -1,54 +1,164 @@
-"""Evaluation on LVIS."""
+"""LVIS's box and mask AP, computed in C++ by faster-coco-eval."""
 
-import contextlib
-import importlib.util
-from collections.abc import Iterator
+import itertools
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import detectron2.evaluation
 import numpy as np
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+from detectron2.utils.logger import create_small_table
+from faster_coco_eval import COCO, COCOeval_faster
+from pycocotools import mask as mask_util
 
 from ..errors import ConfigError
 
+logger = logging.getLogger(__name__)
 
-class LVISEvaluator(detectron2.evaluation.LVISEvaluator):
-    """Detectron2's LVIS evaluator: AP over all categories, and over rare, common and frequent ones.
+RESULTS_FILE = "lvis_instances_results.json"
+# Of the categories, by the number of training images that show them: up to 10, up to 100, more.
+FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
+
+
+class LVISEvaluator(DatasetEvaluator):
+    """AP over all categories of LVIS, and over its rare, common and frequent ones.
+
+    Names and numbers are those of Detectron2's evaluator, which needs the package `lvis`: a
+    prediction counts only if its category is annotated in the image, be it as absent, and one that
+    misses is not counted where the category is not annotated exhaustively; neither is one without
+    area. Metrics without an object are NaN.
 
     Args:
         dataset_name: a registered dataset in LVIS's format.
-        arguments: any other of Detectron2's.
+        tasks: any of "bbox" and "segm"; by default those that are predicted.
+        distributed: gather the predictions of all ranks; the others return {}.
+        output_dir: folder for `lvis_instances_results.json`; None writes no file.
+        max_dets_per_image: number of predictions per image that count, best first.
 
     Raises:
-        ConfigError: the package ``lvis`` is not installed, or the dataset is in another format.
+        ConfigError: the dataset is in another format.
     """
 
-    def __init__(self, dataset_name: str, **arguments: Any) -> None:
-        if importlib.util.find_spec("lvis") is None:
-            raise ConfigError(
-                f"evaluation on '{dataset_name}' needs the package 'lvis', which training does "
-                "not: run 'pip install lvis', then evaluate with '--eval-only --resume'"
-            )
-        if MetadataCatalog.get(dataset_name).get("evaluator_type") != "lvis":
+    def __init__(
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        max_dets_per_image: int = 300,
+    ) -> None:
+        metadata = MetadataCatalog.get(dataset_name)
+        if metadata.get("evaluator_type") != "lvis":
             raise ConfigError(
                 f"dataset '{dataset_name}' is not in LVIS's format; evaluate it with COCOEvaluator"
             )
-        super().__init__(dataset_name, **arguments)
+        if not Path(metadata.json_file).exists():
+            DatasetCatalog.get(dataset_name)  # generates it, or says what is missing
+        content = json.loads(Path(metadata.json_file).read_text(encoding="utf-8"))
+        self._truth = COCO(content)
+        self._categories = sorted(content["categories"], key=lambda category: category["id"])
+        self._tasks = tasks
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self._max_dets_per_image = max_dets_per_image
+        self.reset()
 
-    def evaluate(self) -> dict[str, Any] | None:
-        """As Detectron2's: metrics by task in percent; None in all processes but the main one."""
-        with _former_numpy_name():
-            return super().evaluate()
+    def reset(self) -> None:
+        """Forgets all predictions."""
+        self._processed: list[list[dict[str, Any]]] = []
+
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Takes the predictions of a batch: `image_id` of inputs, and `instances` of outputs."""
+        for image, output in zip(inputs, outputs):
+            found = instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
+            best = sorted(found, key=lambda prediction: -prediction["score"])
+            self._processed.append(best[: self._max_dets_per_image])
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Computes the metrics, in percent.
+
+        Returns:
+            Metrics by task; {} in all ranks but the main one, or if no image was processed.
+        """
+        processed = self._processed
+        if self._distributed:
+            comm.synchronize()
+            processed = list(itertools.chain.from_iterable(comm.gather(processed, dst=0)))
+            if not comm.is_main_process():
+                return {}
+        if not processed:
+            logger.warning("No image was processed: there is nothing to evaluate")
+            return {}
+        ids = [category["id"] for category in self._categories]
+        predictions = [
+            {**prediction, "category_id": ids[prediction["category_id"]]}
+            for prediction in itertools.chain.from_iterable(processed)
+        ]
+        if self._output_dir:
+            path = Path(self._output_dir, RESULTS_FILE)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(predictions), encoding="utf-8")
+            logger.info("Saved the predictions to '%s'", path)
+        has_masks = any("segmentation" in prediction for prediction in predictions)
+        tasks = self._tasks or (["bbox", "segm"] if has_masks or not predictions else ["bbox"])
+        results = {}
+        for task in tasks:
+            results[task] = self._metrics(self._precision(task, predictions))
+            logger.info("LVIS results for %s:\n%s", task, create_small_table(results[task]))
+        return results
+
+    def _precision(self, task: str, predictions: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """(IoUs, recalls, categories, areas) in [0, 1]; -1 where there is no object."""
+        # With a box, the area that tells small, medium and large apart would be the box's.
+        unused = "bbox" if task == "segm" else "segmentation"
+        predictions = [
+            {name: value for name, value in prediction.items() if name != unused}
+            for prediction in predictions
+            if _area(prediction, task) > 0
+        ]
+        evaluation = COCOeval_faster(
+            self._truth,
+            self._truth.loadRes(predictions),
+            task,
+            lvis_style=True,
+            print_function=logger.debug,
+        )
+        evaluation.params.maxDets = [self._max_dets_per_image]
+        evaluation.run()
+        return np.array(evaluation.eval["precision"])[..., -1]
+
+    def _metrics(self, precision: np.ndarray) -> dict[str, float]:
+        of_frequency = defaultdict(list)
+        for index, category in enumerate(self._categories):
+            of_frequency[category["frequency"]].append(index)
+        parts = {
+            "AP": precision[..., 0],
+            "AP50": precision[0, ..., 0],
+            "AP75": precision[5, ..., 0],
+            "APs": precision[..., 1],
+            "APm": precision[..., 2],
+            "APl": precision[..., 3],
+        }
+        parts |= {f"AP{letter}": precision[:, :, of_frequency[letter], 0] for letter in FREQUENCIES}
+        return {name: _mean(values) for name, values in parts.items()}
 
 
-@contextlib.contextmanager
-def _former_numpy_name() -> Iterator[None]:
-    """Restores `np.float`, by which `lvis`, of 2020, still calls what NumPy calls `float`."""
-    if hasattr(np, "float"):
-        yield
-        return
-    setattr(np, "float", float)  # noqa: B010 (the name is not in NumPy's types)
-    try:
-        yield
-    finally:
-        delattr(np, "float")
+def _area(prediction: Mapping[str, Any], task: str) -> float:
+    if task == "segm":
+        return float(mask_util.area(prediction["segmentation"]))
+    return float(prediction["bbox"][2] * prediction["bbox"][3])
+
+
+def _mean(values: np.ndarray) -> float:
+    """In percent, without entries of -1."""
+    values = values[values >= 0]
+    return 100 * float(values.mean()) if values.size else float("nan")

@@ -1,4 +1,4 @@
-"""LVIS v1; `pip install lvis` for its evaluation."""
+"""LVIS v1."""
 
 from detectron2.config import LazyCall as L
 
