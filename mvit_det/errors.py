@@ -1,4 +1,4 @@
-"""What can go wrong that a user can mend: one sentence that says what, where and what to do."""
+"""Errors that a user can fix: one sentence that says what is wrong, where, and what to do."""
 
 
 class MViTDetError(Exception):
@@ -6,19 +6,19 @@ class MViTDetError(Exception):
 
 
 class ConfigError(MViTDetError, ValueError):
-    """A configuration, or a change to it on the command line, that cannot be used."""
+    """An invalid config or override."""
 
 
 class DatasetError(MViTDetError):
-    """A dataset that is missing or broken."""
+    """A missing or invalid dataset."""
 
 
 class ImageError(DatasetError):
-    """An image that cannot be read, or cannot be what its annotations say."""
+    """An image or video that cannot be read, or contradicts its annotations."""
 
 
 class TrainingError(MViTDetError):
-    """A training, or an evaluation, that cannot go on as it is."""
+    """A training or an evaluation that cannot continue."""
 
 
 class CheckpointError(MViTDetError):
@@ -30,4 +30,4 @@ class OutputError(MViTDetError):
 
 
 class DeviceError(MViTDetError):
-    """A device that this machine does not have."""
+    """A device that this machine does not have, or that cannot be used."""

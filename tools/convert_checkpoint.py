@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Converts weights between the formats of this project, Detectron2, timm and safetensors.
+"""Converts weights between the formats of mvit_det, Detectron2, timm and safetensors.
 
 tools/convert_checkpoint.py MViTv2_T_in1k.pyth mvitv2_t.safetensors --to safetensors
 tools/convert_checkpoint.py output/model_final.pth detector.pkl --to detectron2
@@ -17,12 +17,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("input", metavar="INPUT", help="a file or address, of any of the formats")
-    parser.add_argument("output", metavar="OUTPUT", help="the file to write")
+    parser.add_argument("input", metavar="INPUT", help="file or URL, in any of the formats")
+    parser.add_argument("output", metavar="OUTPUT", help="file to write")
     parser.add_argument("--to", required=True, choices=FORMATS, help="format of OUTPUT")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument(
-        "--trust-checkpoint", action="store_true", help="let INPUT run code while it is read"
+        "--trust-checkpoint", action="store_true", help="allow INPUT to run code while it is read"
     )
     options = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""Predictions for many files at once: images, folders, patterns and videos, to a folder."""
+"""Predictions for many files: images, folders, patterns and videos."""
 
 import glob
 import json
@@ -18,15 +18,15 @@ from .prediction import Prediction
 from .predictor import Predictor, PreparedImage
 from .video import VideoReader, VideoWriter
 
-# What is taken from a folder.
+# Files that are read from a folder.
 IMAGE_EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg"),
     *(".png", ".ppm", ".tif", ".tiff", ".webp"),
 )  # fmt: skip
 VIDEO_EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
-# As which drawn images are written; those with other endings become PNG.
-WRITTEN_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# Formats of drawn images; images in other formats become PNG.
+WRITTEN_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 RESULTS_FILE = "predictions.json"
 
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Job:
-    """An image or a video, and the file for what is drawn on it."""
+    """An image or a video, and the file for its drawn copy."""
 
     source: Path
     output: Path
@@ -44,13 +44,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
         job: the job.
-        images: how many images or frames were written.
-        instances: how many instances were found in them.
-        problem: why something is missing, in a sentence; '' if nothing is.
+        images: number of images or frames written.
+        instances: number of instances found in them.
+        problem: reason why images or frames are missing, in a sentence; '' if none are.
     """
 
     job: Job
@@ -60,24 +60,24 @@ class Report:
 
 
 def find_inputs(names: Sequence[str]) -> list[Path]:
-    """The files that names stand for, each once.
+    """Finds the files that names refer to, each once.
 
     Args:
-        names: files; folders, of which images and videos are taken that lie directly in them; and
-            patterns such as `photos/*.jpg`, in which `**` stands for any folders.
+        names: files; folders, for the images and videos directly in them; and patterns such as
+            `photos/*.jpg`, where `**` matches any folders.
 
     Raises:
-        ImageError: a name stands for no file.
+        ImageError: no file matches a name.
     """
     found: dict[str, Path] = {}
     for name in names:
         if Path(name).is_dir():
-            endings = (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
-            files = [path for path in Path(name).iterdir() if path.suffix.lower() in endings]
+            extensions = (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
+            files = [path for path in Path(name).iterdir() if path.suffix.lower() in extensions]
             if not files:
                 raise ImageError(
-                    f"the folder '{name}' holds no image and no video, by their endings "
-                    f"({' '.join(endings)}); for those in folders within it take '{name}/**/*.jpg'"
+                    f"the folder '{name}' has no image or video directly in it (file extensions: "
+                    f"{' '.join(extensions)}); for nested folders use '{name}/**/*.jpg'"
                 )
         elif Path(name).exists():
             files = [Path(name)]
@@ -91,19 +91,19 @@ def find_inputs(names: Sequence[str]) -> list[Path]:
 
 
 def plan(sources: Sequence[Path], output: Path, videos: Sequence[Path] = ()) -> list[Job]:
-    """Decides where each image or video goes.
+    """Chooses the output file of each image and video.
 
-    In a folder they keep their names. Where several have the same, the folders in which they lie
-    are made there, too. What cannot be written in its own format gets `.png` or `.mp4` appended.
+    Outputs keep the names of their sources; where names collide, the sources' folders are created
+    in the output folder. Formats that cannot be written get `.png` or `.mp4` appended.
 
     Args:
-        sources: images and videos, told apart by their endings.
-        output: a folder, or, by its ending, the file for the only source.
-        videos: more of them, whatever their endings are.
+        sources: images and videos, distinguished by their file extensions.
+        output: a folder, or a file, by its extension, if there is one source.
+        videos: further videos, whatever their extensions.
 
     Raises:
-        ConfigError: there are several sources for one file, the file's ending does not suit, or a
-            source would be overwritten.
+        ConfigError: several sources for one file, a file extension that does not suit, or an output
+            that would overwrite a source.
     """
     are_videos = {path: path.suffix.lower() in VIDEO_EXTENSIONS for path in sources}
     are_videos.update((path, True) for path in videos)
@@ -111,21 +111,21 @@ def plan(sources: Sequence[Path], output: Path, videos: Sequence[Path] = ()) -> 
     if output.suffix.lower() in (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS) and not output.is_dir():
         if len(are_videos) != 1:
             raise ConfigError(
-                f"'{output}' is one file, and there are {len(are_videos)} inputs; name a folder "
-                "for their outputs"
+                f"'{output}' is one file, but there are {len(are_videos)} inputs; choose a folder "
+                "for the outputs"
             )
         ((source, is_video),) = are_videos.items()
-        allowed = (".mp4",) if is_video else WRITTEN_ENDINGS
+        allowed = (".mp4",) if is_video else WRITTEN_EXTENSIONS
         if output.suffix.lower() not in allowed:
             kind = "video" if is_video else "image"
             raise ConfigError(
-                f"'{output}' cannot be written: the output of a {kind} ends in "
+                f"cannot write '{output}': the output of a {kind} needs the extension "
                 f"{' or '.join(allowed)}"
             )
         jobs.append(Job(source, output, is_video))
     else:
         if output.exists() and not output.is_dir():
-            raise ConfigError(f"'{output}' is a file and no folder; name another place")
+            raise ConfigError(f"'{output}' is a file, not a folder; choose another output")
         names = {path: _output_name(path, is_video) for path, is_video in are_videos.items()}
         numbers = Counter(names.values())
         root = os.path.commonpath([path.absolute().parent for path in are_videos])
@@ -137,7 +137,7 @@ def plan(sources: Sequence[Path], output: Path, videos: Sequence[Path] = ()) -> 
     for job in jobs:
         if os.path.realpath(job.output) in originals:
             raise ConfigError(
-                f"the output would overwrite the input '{job.output}'; name another folder or file"
+                f"the output would overwrite the input '{job.output}'; choose another output"
             )
         if job.output in taken:
             raise ConfigError(
@@ -149,27 +149,27 @@ def plan(sources: Sequence[Path], output: Path, videos: Sequence[Path] = ()) -> 
 
 
 def results_path(output: Path, jobs: Sequence[Job]) -> Path | None:
-    """Where COCO's results go: into the folder of outputs, and nowhere if that is a file."""
+    """The file for COCO's results in the output folder; None if the output is a single file."""
     return None if [job.output for job in jobs] == [output] else output / RESULTS_FILE
 
 
 def predict_files(
     predictor: Predictor, jobs: Sequence[Job], results: Path | None = None
 ) -> Iterator[Report]:
-    """Draws what is found in images and videos, and writes it as COCO's results.
+    """Draws the instances in images and videos, and writes them in COCO's result format.
 
-    What cannot be read is left out, and its report says why. A progress bar is shown where standard
+    Unreadable inputs are skipped, and their report says why. A progress bar is shown if standard
     error is a terminal.
 
     Args:
-        predictor: with a threshold of scores that makes images clear.
-        jobs: of `plan`.
+        predictor: with a score threshold that keeps the drawn images readable.
+        jobs: from `plan`.
         results: file for the instances of all images and frames, one list in COCO's format.
-            `image_id` counts the images and frames from 1 on; `file_name` is the image or
-            video, and `frame` counts the video's frames from 0 on.
+            `image_id` counts images and frames from 1; `file_name` is the image or video, and
+            `frame` counts the frames of a video from 0.
 
     Yields:
-        A report for each job when it is done.
+        The report of each job when it is done.
 
     Raises:
         ImageError: an output cannot be written.
@@ -231,7 +231,7 @@ def _predict_video(predictor: Predictor, job: Job, results: "_ResultsWriter") ->
 
 
 class _ResultsWriter:
-    """A list of JSON that grows image by image; without a path it is not written."""
+    """Writes a JSON list image by image; without a path, nothing."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -254,7 +254,7 @@ class _ResultsWriter:
             self._file.close()
 
     def add(self, prediction: Prediction, **origin: Any) -> None:
-        """Appends the instances of the next image, each with where it is from."""
+        """Appends the instances of the next image, each with its origin."""
         self._images += 1
         if self._path is None:
             return
@@ -265,14 +265,14 @@ class _ResultsWriter:
 
 
 def _output_name(path: Path, is_video: bool) -> str:
-    allowed = (".mp4",) if is_video else WRITTEN_ENDINGS
+    allowed = (".mp4",) if is_video else WRITTEN_EXTENSIONS
     if path.suffix.lower() in allowed:
         return path.name
     return path.name + (".mp4" if is_video else ".png")
 
 
 def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    """Items in their order, `size` at a time; the last time maybe fewer."""
+    """Yields the items in order, `size` at a time; the last batch may be smaller."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

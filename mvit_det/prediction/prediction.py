@@ -1,4 +1,4 @@
-"""What a detector finds in one image."""
+"""Detections in one image, to draw and to save."""
 
 import json
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from ..errors import ImageError
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a detector finds in one image.
+    """The instances that a detector finds in one image.
 
     Attributes:
         image: the image, (H, W, 3) uint8 RGB.
-        instances: on the CPU, in pixels of the image, the highest scores first: `pred_boxes`
-            (N, 4) x0, y0, x1, y1; `scores` (N,) in [0, 1]; `pred_classes` (N,) indexes into
-            `class_names`; and of a model with masks `pred_masks` (N, H, W) bool.
+        instances: on the CPU, in pixels of the image, highest scores first: `pred_boxes` (N, 4) x0,
+            y0, x1, y1; `scores` (N,) in [0, 1]; `pred_classes` (N,) indexes into `class_names`; and
+            `pred_masks` (N, H, W) bool if the model has a mask head.
         class_names: one for each class of the model.
-        category_ids: of each class in the model's dataset, for COCO's results.
+        category_ids: id of each class in its dataset, for COCO's result format.
     """
 
     image: np.ndarray
@@ -33,7 +33,7 @@ class Prediction:
     category_ids: tuple[int, ...]
 
     def draw(self) -> np.ndarray:
-        """Boxes, masks, class names and scores on a copy of the image, (H, W, 3) uint8 RGB."""
+        """Draws boxes, masks, class names and scores on a copy, (H, W, 3) uint8 RGB."""
         found = self.instances
         return draw_instances(
             self.image,
@@ -45,14 +45,14 @@ class Prediction:
         )
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
-        """The instances in COCO's result format, as an evaluation writes them.
+        """Converts the instances to COCO's result format, as an evaluation does.
 
         Args:
-            image_id: of the image in its dataset.
+            image_id: id of the image in its dataset.
 
         Returns:
-            One dict for each instance: `image_id`; `category_id`, of the dataset; `bbox`, x, y,
-            width and height; `score`; and for a mask `segmentation`, run-length encoded.
+            One dict per instance: `image_id`, `category_id`, `bbox` (x, y, width, height), `score`,
+            and, if the model has a mask head, `segmentation` as run-length encoding.
         """
         results: list[dict[str, Any]] = instances_to_coco_json(self.instances, image_id)
         for result in results:
@@ -60,14 +60,14 @@ class Prediction:
         return results
 
     def save(self, path: str | Path, image_id: int = 0) -> None:
-        """Writes a file whose kind its ending tells: an image, or COCO's results for `.json`.
+        """Saves the drawn image, or COCO's results if the file extension is `.json`.
 
         Args:
-            path: the file, which is replaced if it exists; its folder is made.
+            path: an existing file is replaced; missing folders are created.
             image_id: as for `to_coco`.
 
         Raises:
-            ImageError: the ending is unknown, or the file cannot be written.
+            ImageError: the file extension is unknown, or the file cannot be written.
         """
         path = Path(path)
         try:
@@ -80,6 +80,6 @@ class Prediction:
             raise ImageError(f"cannot write '{path}' ({error.strerror or error})") from error
         except ValueError as error:
             raise ImageError(
-                f"cannot write '{path}', as its ending does not say what it shall be; use .jpg or "
-                ".png for an image, or .json for COCO's results"
+                f"cannot write '{path}': unknown file extension '{path.suffix}'; use .jpg or .png "
+                "for an image, or .json for COCO's results"
             ) from error

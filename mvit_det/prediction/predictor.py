@@ -1,6 +1,7 @@
 """From images to predictions, with the numbers that an evaluation computes."""
 
-import json
+import logging
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +12,18 @@ import detectron2.data.transforms as T
 import numpy as np
 import torch
 from detectron2.config import instantiate
-from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from ..checkpoint import fill_model, read_weights
 from ..config import choose_device, load_config
 from ..data.images import read_image
-from ..data.shapes import SPLITS
-from ..errors import CheckpointError, ConfigError, ImageError
+from ..errors import CheckpointError, ConfigError, DeviceError, ImageError
 from ..model_zoo import MODELS, config_path, list_detectors
+from .classes import find_category_ids, find_class_names
 from .prediction import Prediction
+
+logger = logging.getLogger(__name__)
 
 # An image: the path of its file, or (H, W, 3) uint8 RGB.
 Source = str | Path | np.ndarray
@@ -30,30 +32,33 @@ Sources = list[Any] | tuple[Any, ...]
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """An image, (H, W, 3) uint8 RGB, and what the model gets of it, (3, h, w) uint8."""
+    """An image, (H, W, 3) uint8 RGB, and its resized form for the model, (3, h, w) uint8."""
 
     image: np.ndarray
     model_input: Tensor
 
 
 class Predictor:
-    """A detector with all that it needs to be used on images.
+    """A detector that takes images as they are and returns boxes, masks, classes and scores.
 
         predictor = Predictor("output/config.yaml", "output/model_final.pth", score_threshold=0.5)
         prediction = predictor("photo.jpg")
         prediction.instances.pred_boxes
         prediction.save("photo_with_boxes.jpg")
 
-    How images are resized and which channel order the model takes are the config's, those of
-    `dataloader.test.mapper`, so that boxes, scores, classes and masks equal those of an evaluation.
-    With a `batch_size` of 1, which evaluations use, they do to the last bit; larger batches change
-    the rounding.
+    Resizing and channel order follow `dataloader.test.mapper` of the config, so the results equal
+    those of an evaluation: bit for bit with `batch_size=1`, which evaluations use, and up to
+    rounding with larger batches.
+
+    One predictor can serve several threads. After a fork it runs on one CPU thread, and not on
+    CUDA: processes that need more build their own.
 
     Attributes:
         model: the detector, in evaluation mode.
-        class_names: one for each class: the checkpoint's, else `data.class_names` of the config,
-            else those of the dataset that the config evaluates on, if it has as many classes, else
-            "class 0" and so on.
+        class_names: one for each class, from the checkpoint; if that has none, from
+            `data.class_names` of the config, then from the dataset that the config evaluates on if
+            its number of classes is the model's, then "class 0" and so on.
+        category_ids: of each class in its dataset, from the same places.
     """
 
     def __init__(
@@ -62,27 +67,28 @@ class Predictor:
         weights: str | Path | None = None,
         *,
         score_threshold: float | None = None,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         batch_size: int = 1,
         trust_checkpoint: bool = False,
     ) -> None:
         """Builds the model and loads its weights.
 
         Args:
-            config: a config file, such as the `config.yaml` that a training leaves in its output
+            config: a config file, such as the `config.yaml` that a training writes to its output
                 folder; a loaded config; or the name of a published detector.
-            weights: file or address; by default those of the published detector.
-            score_threshold: least score of an instance, in [0, 1]; by default the model's
+            weights: file or URL; by default those of the published detector.
+            score_threshold: lowest score of an instance, in [0, 1]; by default the model's
                 `test_score_thresh`, as in an evaluation.
-            device: 'cpu' or 'cuda'; by default CUDA where there is any, wherever the training ran.
-            batch_size: most images that go through the model at once. They have to have the same
-                size when they are resized, so that none is padded more than by itself.
-            trust_checkpoint: lets the file of weights run code while it is read.
+            device: such as 'cpu', 'cuda' or 'cuda:1'; by default CUDA if available, else the CPU,
+                whatever device the training used.
+            batch_size: maximum number of images in one forward pass. Only images of the same size
+                after resizing share one, so that none gets extra padding.
+            trust_checkpoint: allow the weights file to run code while it is read.
 
         Raises:
-            ConfigError: the config, the threshold or the batch size cannot be used.
-            CheckpointError: the weights cannot be had or do not fit the config.
-            DeviceError: CUDA is asked for and not available.
+            ConfigError: the config, the threshold or the batch size is invalid.
+            CheckpointError: the weights cannot be found or read, or do not fit the config.
+            DeviceError: the device does not exist on this machine.
         """
         if score_threshold is not None and not 0 <= score_threshold <= 1:
             raise ConfigError(f"score_threshold is {score_threshold}; it must be from 0 to 1")
@@ -93,15 +99,15 @@ class Predictor:
             weights = weights or published
         if not weights:
             raise CheckpointError(
-                "there are no weights to predict with: name a file or an address of some that were "
-                "trained with this config (weights=…, '--weights'), or take a published detector "
-                f"instead of the config: {', '.join(list_detectors())}"
+                "no weights to predict with: give the file or URL of weights that were trained "
+                "with this config (weights=…, '--weights'), or in place of the config the name of "
+                f"a published detector: {', '.join(list_detectors())}"
             )
         mapper = OmegaConf.select(config, "dataloader.test.mapper")
         if mapper is None or "model" not in config:
             raise ConfigError(
-                "the config lacks 'model' or 'dataloader.test.mapper', which say what predicts and "
-                "how images are resized for it; take the config of the training"
+                "the config lacks 'model' or 'dataloader.test.mapper', which define the detector "
+                "and how its images are resized; use the config of the training"
             )
         if mapper.image_format not in ("RGB", "BGR"):
             raise ConfigError(
@@ -111,18 +117,19 @@ class Predictor:
         self.batch_size = batch_size
         self._image_format = mapper.image_format
         self._augmentations = T.AugmentationList(instantiate(mapper.augmentations))
-
-        device = choose_device(device or "")
-        content = read_weights(weights, trust=trust_checkpoint)
-        self.model: nn.Module = instantiate(config.model)
-        fill_model(self.model, content, weights)
-        self.model.to(device).eval()
+        self._device = torch.device(choose_device(str(device or "")))
+        # Parameters made in a caller's inference mode could not be used outside of it.
+        with torch.inference_mode(False):
+            content = read_weights(weights, trust=trust_checkpoint)
+            self.model: nn.Module = instantiate(config.model)
+            fill_model(self.model, content, weights)
+            self.model.to(self._device).eval()
         if score_threshold is not None:
             _set_score_threshold(self.model, score_threshold)
-        self.class_names = _class_names(
-            config, content.metadata, weights, _count_classes(self.model)
-        )
-        self._category_ids = _category_ids(config, len(self.class_names))
+        num_classes = _count_classes(self.model)
+        self.class_names = find_class_names(config, content.metadata, weights, num_classes)
+        self.category_ids = find_category_ids(config, content.metadata, weights, num_classes)
+        self._process = os.getpid()
 
     @overload
     def __call__(self, images: Source) -> Prediction: ...
@@ -131,28 +138,29 @@ class Predictor:
     def __call__(self, images: Sources) -> list[Prediction]: ...
 
     def __call__(self, images: Source | Sources) -> Prediction | list[Prediction]:
-        """Finds what the model knows in one image or several.
+        """Detects objects in one image or several.
 
         Args:
-            images: the path of an image; an array (H, W, 3) uint8 in the order RGB, whatever the
-                config says (OpenCV's BGR becomes that with `array[:, :, ::-1]`); or a list or tuple
+            images: path of an image; an array (H, W, 3) of uint8 in RGB order, whatever order the
+                config names (`array[:, :, ::-1]` turns OpenCV's BGR into it); or a list or tuple
                 of these.
 
         Returns:
-            A prediction; for a list one for each image, in the order of the list.
+            A prediction; for a list, one prediction per image in the same order.
 
         Raises:
-            ImageError: an image cannot be read, or an array is no such image.
+            ImageError: an image cannot be read, or an array has another shape or type.
+            DeviceError: the predictor was built on CUDA before this process was forked.
         """
         if isinstance(images, (list, tuple)):
             return self.predict([self.prepare(image) for image in images])
         return self.predict([self.prepare(images)])[0]
 
     def prepare(self, source: Source) -> PreparedImage:
-        """Reads, checks and resizes an image; all that can be wrong with it is found here.
+        """Reads, checks and resizes an image. All errors about images are raised here.
 
         Raises:
-            ImageError: as a call.
+            ImageError: the image cannot be read, or the array has another shape or type.
         """
         if isinstance(source, (str, Path)):
             image, name = read_image(source), f"the image '{source}'"
@@ -160,21 +168,22 @@ class Predictor:
             image, name = source, "the image"
             _check_array(image)
         model_order = image if self._image_format == "RGB" else image[:, :, ::-1]
-        # As Detectron2's `DatasetMapper` does it in an evaluation.
+        # The same steps as Detectron2's `DatasetMapper` in an evaluation.
         augmented = T.AugInput(np.ascontiguousarray(model_order))
         try:
             self._augmentations(augmented)
         except ValueError as error:
             height, width = image.shape[:2]
             raise ImageError(
-                f"{name} has {height} x {width} pixels, of which nothing is left when it is "
-                "resized as dataloader.test.mapper says; crop it"
+                f"{name} has {height} x {width} pixels and would have none after the resizing of "
+                "dataloader.test.mapper; crop it"
             ) from error
         pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
         return PreparedImage(image, torch.as_tensor(pixels))
 
     def predict(self, prepared: Sequence[PreparedImage]) -> list[Prediction]:
-        """Finds what the model knows in prepared images, those of equal size at once."""
+        """Detects objects in prepared images; those of equal size share a forward pass."""
+        self._check_process()
         of_size = defaultdict(list)
         for index, image in enumerate(prepared):
             of_size[image.model_input.shape].append(index)
@@ -185,6 +194,8 @@ class Predictor:
                 predictions.update(zip(batch, self._run([prepared[index] for index in batch])))
         return [predictions[index] for index in range(len(prepared))]
 
+    # Not in inference mode, even if the caller is: the results are ordinary tensors.
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _run(self, batch: Sequence[PreparedImage]) -> list[Prediction]:
         inputs = [
@@ -197,62 +208,84 @@ class Predictor:
         ]
         return [
             Prediction(
-                image.image, output["instances"].to("cpu"), self.class_names, self._category_ids
+                image.image, output["instances"].to("cpu"), self.class_names, self.category_ids
             )
             for image, output in zip(batch, self.model(inputs))
         ]
 
+    def _check_process(self) -> None:
+        """Makes a predictor that was built before a fork work in the forked process.
+
+        Raises:
+            DeviceError: it runs on CUDA, which does not survive a fork.
+        """
+        if os.getpid() == self._process:
+            return
+        if self._device.type == "cuda":
+            raise DeviceError(
+                "this predictor was built on CUDA before the process was forked; build it in each "
+                "process, or start processes with multiprocessing.set_start_method('spawn')"
+            )
+        # The threads of the parent do not exist here, and PyTorch would wait for them forever.
+        torch.set_num_threads(1)
+        self._process = os.getpid()
+        logger.warning(
+            "This predictor was built before the process was forked and now runs on one thread; "
+            "build it in each process to use more"
+        )
+
 
 def find_config(config: str | Path, overrides: Sequence[str] = ()) -> tuple[DictConfig, str | None]:
-    """The config of a file or of a published detector.
+    """Loads the config of a file or of a published detector.
 
     Args:
-        config: path of a file, or name of a detector.
+        config: path of a file, or name of a published detector.
         overrides: changes as `key.of.field=value`.
 
     Returns:
-        The config, and the address of the weights of a published detector.
+        The config, and the URL of the weights of a published detector.
 
     Raises:
-        ConfigError: there is no such config, or it or a change cannot be used.
+        ConfigError: the config does not exist, or it or an override is invalid.
     """
     name = str(config)
     if name in MODELS:
         return load_config(config_path(name), overrides), MODELS[name].url
     if not Path(config).suffix and not Path(config).exists():
         raise ConfigError(
-            f"'{name}' is neither a config file (they lie under 'configs/') nor a published "
+            f"'{name}' is neither a config file (such as those in 'configs/') nor a published "
             f"detector; those are {', '.join(list_detectors())}"
         )
     return load_config(config, overrides), None
 
 
 def _check_array(image: Any) -> None:
-    """Refuses what is no image.
+    """Accepts arrays (H, W, 3) of uint8.
 
     Raises:
-        ImageError: it is no array, or of another shape or type than (H, W, 3) uint8.
+        ImageError: it is something else.
     """
     if not isinstance(image, np.ndarray):
         raise ImageError(
-            f"a {type(image).__name__} is no image; give a path, a NumPy array (height, width, "
-            "3) of uint8, or a list of these"
+            f"a {type(image).__name__} is no image; pass a path, a NumPy array (height, width, 3) "
+            "of uint8, or a list of these"
         )
     if image.ndim != 3 or image.shape[2] != 3:
         raise ImageError(
-            f"an image has to be an array (height, width, 3) in the order RGB, not {image.shape}"
+            f"the array of an image must have the shape (height, width, 3), in RGB order, not "
+            f"{image.shape}"
         )
     if image.size == 0:
         raise ImageError(f"the image is empty: its shape is {image.shape}")
     if image.dtype != np.uint8:
         raise ImageError(
-            f"an image has to be of uint8 with values from 0 to 255, not of {image.dtype}; "
-            "for values from 0 to 1 take (255 * image).round().astype('uint8')"
+            f"the array of an image must be uint8 with values from 0 to 255, not {image.dtype}; "
+            "convert values from 0 to 1 with (255 * image).round().astype('uint8')"
         )
 
 
 def _set_score_threshold(model: nn.Module, threshold: float) -> None:
-    """Of a box head, of all in a cascade, or of a detector without regions."""
+    """Sets the threshold of the box heads, or of a detector without region proposals."""
     module: Any
     for module in model.modules():
         if hasattr(module, "test_score_thresh"):
@@ -260,70 +293,17 @@ def _set_score_threshold(model: nn.Module, threshold: float) -> None:
 
 
 def _count_classes(model: nn.Module) -> int:
-    """Of its box heads, or its own, as of detectors without regions.
+    """The number of classes of the box heads, or of a detector without region proposals.
 
     Raises:
-        ConfigError: it has none, and so finds no instances.
+        ConfigError: the model has none, so it cannot detect instances.
     """
     for module in (getattr(model, "roi_heads", None), model):
         count = getattr(module, "num_classes", None)
         if count is not None:
             return int(count)
     raise ConfigError(
-        f"a {type(model).__name__} is no detector: it has no 'roi_heads' with 'num_classes', nor "
-        "'num_classes' of its own; take a config of a detector, as those in 'configs/'"
+        f"a {type(model).__name__} is not a detector: it has neither 'roi_heads' with "
+        "'num_classes' nor 'num_classes' itself; use a config of a detector, such as those in "
+        "'configs/'"
     )
-
-
-def _class_names(
-    config: DictConfig, metadata: dict[str, Any], weights: str | Path, num_classes: int
-) -> tuple[str, ...]:
-    """One name for each class; where they come from is said in `Predictor`.
-
-    Raises:
-        CheckpointError, ConfigError: there are names, but not as many as classes.
-    """
-    names = metadata.get("class_names")
-    if names:
-        if len(names) != num_classes or not all(isinstance(name, str) for name in names):
-            raise CheckpointError(
-                f"'{weights}' names {len(names)} classes, and the model has {num_classes}; set "
-                f"model.roi_heads.num_classes={len(names)}, or get the file anew"
-            )
-        return tuple(names)
-    names = OmegaConf.select(config, "data.class_names")
-    if names:
-        if len(names) != num_classes:
-            raise ConfigError(
-                f"data.class_names has {len(names)} names, and the model has {num_classes} "
-                f"classes; set model.roi_heads.num_classes={len(names)}"
-            )
-        return tuple(names)
-    names = _metadata(config).get("thing_classes", ())
-    if len(names) == num_classes:
-        return tuple(names)
-    return tuple(f"class {index}" for index in range(num_classes))
-
-
-def _category_ids(config: DictConfig, num_classes: int) -> tuple[int, ...]:
-    """The dataset's id for each class; the class's index if there is none of so many classes."""
-    metadata = _metadata(config)
-    of_category = metadata.get("thing_dataset_id_to_contiguous_id")
-    annotations = OmegaConf.select(config, "data.val_json") or metadata.get("json_file")
-    if of_category:
-        ids = sorted(of_category, key=of_category.__getitem__)
-    elif metadata.get("name") in SPLITS:
-        ids = list(range(1, len(metadata.thing_classes) + 1))
-    elif annotations and Path(annotations).is_file():
-        dataset = json.loads(Path(annotations).read_text(encoding="utf-8"))
-        ids = sorted(category["id"] for category in dataset["categories"])
-    else:
-        ids = []
-    return tuple(ids) if len(ids) == num_classes else tuple(range(num_classes))
-
-
-def _metadata(config: DictConfig) -> Any:
-    """What Detectron2's catalog knows of the dataset that a config evaluates on; maybe nothing."""
-    names = OmegaConf.select(config, "dataloader.test.dataset.names") or ""
-    name = names if isinstance(names, str) else names[0]
-    return MetadataCatalog.get(name) if name in MetadataCatalog.list() else {}

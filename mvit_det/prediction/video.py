@@ -1,4 +1,4 @@
-"""Videos, frame by frame, in constant memory."""
+"""Reading and writing videos frame by frame, in constant memory."""
 
 import math
 from collections.abc import Iterator
@@ -10,38 +10,38 @@ import numpy as np
 
 from ..errors import ImageError
 
-# What OpenCV's wheels can write everywhere, and players read: MPEG-4.
+# MPEG-4, which OpenCV's wheels write on every platform and players read.
 CODEC = "mp4v"
 
-# For videos that do not say how many frames they show in a second.
+# Frames per second, for videos without a frame rate.
 DEFAULT_RATE = 25.0
 
-# Containers round, and some only estimate, how many frames they hold.
+# Containers round or estimate their number of frames.
 _TOLERANCE = 0.02
 
 
 class VideoReader:
-    """The frames of a video, from the first to the last that can be decoded.
+    """Iterates over the frames of a video that can be decoded.
 
     Attributes:
         rate: frames per second.
-        num_frames: as the file says; None where it does not.
+        num_frames: according to the file; None if unknown.
     """
 
     def __init__(self, path: str | Path) -> None:
         """Opens a video.
 
         Raises:
-            ImageError: there is no such file, or it is no video that OpenCV can read.
+            ImageError: the file is missing, or OpenCV cannot read it as a video.
         """
         self.path = Path(path)
         if not self.path.is_file():
-            raise ImageError(f"there is no video '{path}'; check its name")
+            raise ImageError(f"there is no video '{path}'; check the path")
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
             raise ImageError(
-                f"'{path}' is no video that OpenCV can read, or is cut short or damaged; play it "
-                "to see which, and get it anew or convert it to MP4"
+                f"OpenCV cannot read the video '{path}': it is truncated, corrupt or in an unknown "
+                "format; play it to check, then download it again or convert it to MP4"
             )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate: float = rate if math.isfinite(rate) and rate > 0 else DEFAULT_RATE
@@ -59,14 +59,14 @@ class VideoReader:
             yield np.ascontiguousarray(frame[:, :, ::-1])
 
     def problem(self) -> str:
-        """What was wrong with the frames, once all are read: a sentence, or '' if nothing was."""
+        """Describes in a sentence what was wrong, once all frames are read; '' if nothing was."""
         if self._read == 0:
-            return f"the video '{self.path}' holds no frame that can be read; get it anew"
+            return f"the video '{self.path}' has no readable frame; download or record it again"
         expected = self.num_frames or 0
         if self._read < min(expected - 1, expected * (1 - _TOLERANCE)):
             return (
-                f"the video '{self.path}' breaks off after {self._read} of {expected} frames; it "
-                "is cut short or damaged"
+                f"the video '{self.path}' ends after {self._read} of {expected} frames; it is "
+                "truncated or corrupt"
             )
         return ""
 
@@ -78,16 +78,16 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Writes frames to an MP4 file, which `close` checks.
+    """Writes frames to an MP4 file, and checks it when it is closed.
 
-    Of frames with an odd height or width the last row or column is left out, which the codec wants.
+    The codec needs even sizes: an odd last row or column is cropped.
     """
 
     def __init__(self, path: str | Path, rate: float) -> None:
-        """Prepares a file, which is made, with its folder, when the first frame is written.
+        """Prepares the writer; the file and its folder are created with the first frame.
 
         Args:
-            path: ends in `.mp4`; an existing file is replaced.
+            path: with the extension `.mp4`; an existing file is replaced.
             rate: frames per second.
         """
         self.path = Path(path)
@@ -96,7 +96,7 @@ class VideoWriter:
         self._written = 0
 
     def write(self, frame: np.ndarray) -> None:
-        """Appends a frame, (H, W, 3) uint8 RGB, of the size of the first.
+        """Appends a frame, (H, W, 3) uint8 RGB, of the same size as the first.
 
         Raises:
             ImageError: the file cannot be written.
@@ -112,17 +112,17 @@ class VideoWriter:
                 raise ImageError(f"cannot write '{self.path}' ({reason})") from error
             if not self._writer.isOpened():
                 raise ImageError(
-                    f"cannot write the video '{self.path}'; name a place that can be written, or "
-                    f"install opencv-python-headless, if your OpenCV lacks the codec {CODEC}"
+                    f"cannot write the video '{self.path}'; choose a writable folder, or install "
+                    f"opencv-python-headless if your OpenCV lacks the codec {CODEC}"
                 )
         self._writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
         self._written += 1
 
     def close(self) -> None:
-        """Ends the file.
+        """Finishes the file.
 
         Raises:
-            ImageError: it does not hold all frames, as on a full disk.
+            ImageError: frames are missing in it, for example because the disk is full.
         """
         if self._writer is None:
             return
@@ -131,8 +131,8 @@ class VideoWriter:
         with VideoReader(self.path) as reader:
             if reader.num_frames != self._written:
                 raise ImageError(
-                    f"of {self._written} frames '{self.path}' holds {reader.num_frames or 0}; is "
-                    "the disk full?"
+                    f"'{self.path}' has {reader.num_frames or 0} of the {self._written} frames "
+                    "written; is the disk full?"
                 )
 
     def __enter__(self) -> "VideoWriter":
@@ -147,5 +147,5 @@ class VideoWriter:
         if kind is None:
             self.close()
         elif self._writer is not None:
-            # Frames up to here can be watched.
+            # The frames so far stay playable.
             self._writer.release()
