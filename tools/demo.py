@@ -22,8 +22,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mvit_det import Predictor
+from mvit_det.config import find_config
 from mvit_det.errors import MViTDetError
-from mvit_det.prediction import find_config
 from mvit_det.prediction.files import find_inputs, plan, predict_files, results_path
 
 DEFAULT_OUTPUT = Path("output/demo_predictions")

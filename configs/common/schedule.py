@@ -8,11 +8,17 @@ from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamSc
 COCO_EPOCH_3X = 120_000
 COCO_EPOCH_LSJ = 118_000
 LVIS_EPOCH = 100_000
+LONGEST_WARMUP = 0.25  # of a training
 
 
 def iterations(images, epochs, batch_size):
     """Steps of the optimizer that `epochs` passes over `images` take."""
     return images * epochs // batch_size
+
+
+def warmup_share(max_iter, warmup_iterations):
+    """Share of the training that a warm-up takes; that of a short training is shortened."""
+    return min(warmup_iterations / max(max_iter, 1), LONGEST_WARMUP)
 
 
 def multi_step(max_iter, decay_at, warmup_iterations=250):
@@ -23,7 +29,7 @@ def multi_step(max_iter, decay_at, warmup_iterations=250):
             milestones=[round(max_iter * fraction) for fraction in decay_at],
             num_updates=max_iter,
         ),
-        warmup_length=warmup_iterations / max_iter,
+        warmup_length=warmup_share(max_iter, warmup_iterations),
         warmup_factor=0.001,
     )
 
@@ -32,6 +38,6 @@ def cosine(max_iter, warmup_iterations):
     """Warm-up, then half a cosine down to almost zero."""
     return L(WarmupParamScheduler)(
         scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
-        warmup_length=warmup_iterations / max_iter,
+        warmup_length=warmup_share(max_iter, warmup_iterations),
         warmup_factor=0.001,
     )

@@ -164,7 +164,7 @@ class _Matcher:
             return
         self.seen.add(key)
         tensor, target = self.weights.tensors[name], self.state[key]
-        if self.reset_head and _knows_classes(key, tensor, target):
+        if self.reset_head and self._knows_classes(name, key):
             self.report.add(key, KeyStatus.NEW, "fresh head")
         elif tensor.shape == target.shape:
             self.filled[key] = tensor
@@ -172,9 +172,10 @@ class _Matcher:
             status = KeyStatus.RESIZED if squeezed else KeyStatus.LOADED
             self.report.add(key, status, "time axis of length 1 removed" if squeezed else "")
         else:
-            self._resize(key, tensor, target)
+            self._resize(name, key)
 
-    def _resize(self, key: str, tensor: Tensor, target: Tensor) -> None:
+    def _resize(self, original: str, key: str) -> None:
+        tensor, target = self.weights.tensors[original], self.state[key]
         shape, wanted = tuple(tensor.shape), tuple(target.shape)
         name = key.removeprefix(self.root)
         how = ""
@@ -194,12 +195,20 @@ class _Matcher:
         if how:
             self.report.add(key, KeyStatus.RESIZED, how)
             return
-        in_file, in_model = (_count_classes(key, rows) for rows in (shape[0], wanted[0]))
+        in_file = count_classes(self.weights.tensors, original)
+        in_model = count_classes(self.state, key)
         if in_file is not None and in_file != in_model:
             reason = f"file has {in_file} classes, config has {in_model}"
         else:
             reason = f"has shape {shape} in the file and {wanted} in the model"
         self.report.add(key, KeyStatus.ERROR, reason)
+
+    def _knows_classes(self, name: str, key: str) -> bool:
+        """Whether a layer has outputs for each class; boxes and masks may be one for all."""
+        counts = [count_classes(self.weights.tensors, name), count_classes(self.state, key)]
+        if None in counts:
+            return False
+        return ".cls_score." in key or counts != [1, 1]
 
     def _reason_to_drop(self, key: str) -> str:
         """Why a weight of the file may be left out that the model has no place for; '' if not."""
@@ -244,24 +253,26 @@ def _swap_in(shape: tuple[int, ...], channels: int) -> tuple[int, ...]:
     return (shape[0], channels, *shape[2:])
 
 
-def _count_classes(key: str, rows: int) -> int | None:
-    """Number of classes a layer with so many outputs stands for; None if it has nothing to do
-    with them."""
-    if re.search(r"\.cls_score\.(weight|bias)$", key):
+def count_classes(tensors: Mapping[str, Tensor], name: str) -> int | None:
+    """Returns the number of classes that a layer has outputs for; None if it has nothing to do with
+    them.
+
+    Args:
+        tensors: weights by name.
+        name: of a weight or bias among them.
+    """
+    rows = tensors[name].shape[0]
+    if re.search(r"(^|\.)head\.(cls_score|bbox_pred)\.", name):
+        # RetinaNet: for each anchor a score per class, and one box.
+        boxes = tensors.get(name.replace(".cls_score.", ".bbox_pred."))
+        return None if boxes is None or ".bbox_pred." in name else rows // (boxes.shape[0] // 4)
+    if re.search(r"\.cls_score\.(weight|bias)$", name):
         return rows - 1  # the background
-    if re.search(r"\.bbox_pred\.(weight|bias)$", key):
+    if re.search(r"\.bbox_pred\.(weight|bias)$", name):
         return rows // 4
-    if re.search(r"mask_head\.predictor\.(weight|bias)$|(^|\.)bottom_up\.head\.|^head\.", key):
+    if re.search(r"mask_head\.predictor\.(weight|bias)$|(^|bottom_up\.)head\.(weight|bias)$", name):
         return rows
     return None
-
-
-def _knows_classes(key: str, tensor: Tensor, target: Tensor) -> bool:
-    """Whether a layer has outputs for each class; boxes and masks may be one for all classes."""
-    counts = [_count_classes(key, weight.shape[0]) for weight in (tensor, target)]
-    if None in counts:
-        return False
-    return ".cls_score." in key or counts != [1, 1]
 
 
 def check(report: LoadReport, path: str) -> None:

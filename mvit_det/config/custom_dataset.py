@@ -1,20 +1,24 @@
-"""Training and evaluation on data of one's own, from four paths in the config."""
+"""Training and evaluation on a custom dataset, from four paths in the config."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import LazyCall
 from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from ..checkpoint import Checkpointer
-from ..checkpoint.loading import read_weights
+from ..checkpoint import Checkpointer, read_weights
+from ..checkpoint.matching import count_classes
 from ..data.catalog import register_coco
 from ..data.coco import read_coco
 from ..data.validation import check_dataset
 from ..errors import ConfigError, DatasetError
+from ..evaluation import COCOEvaluator
+from ..evaluation.lvis import LVISEvaluator
+from .validation import locate_target
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +29,16 @@ def set_custom_dataset(config: DictConfig, **paths: str | Path | None) -> None:
     """Writes paths into `config.data`, absolute, so that the saved config works from everywhere.
 
     Args:
-        config: changed in place; without an entry `data` it gets one.
+        config: changed in place; gets an entry `data` if it has none.
         paths: any of `train_json`, `train_images`, `val_json` and `val_images`; those that are
             None stay as they are.
     """
-    given = {key: str(Path(path).absolute()) for key, path in paths.items() if path is not None}
+    given = {key: Path(path).expanduser() for key, path in paths.items() if path is not None}
     if given:
-        config.data = {**config.get("data", {}), **given}
+        config.data = {
+            **config.get("data", {}),
+            **{key: str(path.absolute()) for key, path in given.items()},
+        }
 
 
 def use_custom_dataset(
@@ -41,36 +48,37 @@ def use_custom_dataset(
     resume: bool = False,
     trust_checkpoint: bool = False,
 ) -> None:
-    """Checks and registers the datasets of `config.data`, and fits the config to them, in place.
+    """Checks and registers the datasets of `config.data`, and adapts the config, in place.
 
-    Nothing happens if `config.data` names no files. Else loaders and evaluator get the datasets,
-    all heads their number of classes, and `config.data.class_names` their names. To train:
+    Does nothing if `config.data` has no paths. Otherwise the loaders and the evaluator get the
+    datasets, all heads get the number of classes, and `config.data` their names and category ids.
+    A config for LVIS then trains without the federated loss and is evaluated as COCO is. To train:
 
-    * Without masks in the training data the mask head is taken out, and masks are not asked for.
-    * With masks as run-length encoding, masks are bitmaps in training, and not polygons.
+    * Without masks in the training data the mask head is removed, and no masks are loaded.
+    * With run-length encoded masks, masks are bitmaps in training instead of polygons.
     * With weights for other classes, `train.reset_head` is set.
 
-    Called in every process, before the config is saved. The files of images are looked at in the
-    main process of each machine only.
+    Each rank calls it, before the config is saved. Image files are checked by one rank per machine.
 
     Args:
-        config: a detector with `roi_heads` or with a number of classes of its own (RetinaNet).
-        evaluate_only: the training data are not needed, and the model stays as it is but for its
-            number of classes.
-        resume: the training goes on from its last checkpoint if there is one, and other weights do
-            not count then.
-        trust_checkpoint: lets the file of weights run code while it is read.
+        config: a detector with `roi_heads`, or with a `num_classes` itself (RetinaNet).
+        evaluate_only: the training data are not needed, and only the number of classes of the
+            model changes.
+        resume: the training continues from its last checkpoint if there is one, so that the
+            weights it started from do not matter.
+        trust_checkpoint: lets the weights file run code while it is read.
 
     Raises:
-        ConfigError: a path is missing, or the model has no number of classes.
-        DatasetError: a file of annotations cannot be read or has errors, all of which are listed;
-            or training and validation data differ in their categories.
-        CheckpointError: the weights to start from cannot be had or read.
+        ConfigError: a path is missing, or the model cannot learn from such a dataset.
+        DatasetError: an annotation file cannot be read or has errors, all of which are listed; or
+            training and validation data differ in their categories.
+        CheckpointError: the initial weights are missing or cannot be read.
     """
     data = config.get("data", {})
     if not any(data.get(key) for key in PATHS):
         return
     _check_paths(data, evaluate_only)
+    _check_model(config.model)
     validation = read_coco(data.val_json)
     training = validation if evaluate_only else read_coco(data.train_json)
     heads = config.model.get("roi_heads") or {}
@@ -85,8 +93,10 @@ def use_custom_dataset(
     if expected and list(expected) != names:
         raise DatasetError(_difference(list(expected), names, data))
     data.class_names = names
+    data.category_ids = list(validation.class_of_category)
     _set_class_count(config.model, len(names))
-    _use(config.dataloader.test, register_coco(validation, data.val_images))
+    _leave_lvis(config)
+    config.dataloader.test.dataset.names = register_coco(validation, data.val_images)
     evaluator = config.dataloader.evaluator
     if not OmegaConf.is_interpolation(evaluator, "dataset_name"):
         evaluator.dataset_name = config.dataloader.test.dataset.names
@@ -94,7 +104,7 @@ def use_custom_dataset(
     if evaluate_only:
         return
 
-    _use(config.dataloader.train, register_coco(training, data.train_images))
+    config.dataloader.train.dataset.names = register_coco(training, data.train_images)
     mapper = config.dataloader.train.mapper
     if not training.has_masks:
         if need_masks:
@@ -107,8 +117,8 @@ def use_custom_dataset(
         mapper.recompute_boxes = False
     elif need_masks and training.has_run_lengths:
         mapper.instance_mask_format = "bitmask"
-    goes_on = resume and any(Checkpointer(nn.Module(), config.train.output_dir).checkpoints())
-    if config.train.init_checkpoint and not goes_on and not config.train.reset_head:
+    resumes = resume and any(Checkpointer(nn.Module(), config.train.output_dir).checkpoints())
+    if config.train.init_checkpoint and not resumes and not config.train.reset_head:
         _choose_reset_head(config, trust_checkpoint)
 
 
@@ -120,7 +130,7 @@ def _check_paths(data: Mapping[str, Any], evaluate_only: bool) -> None:
             raise ConfigError(
                 f"--{given.replace('_', '-')} needs --{key.replace('_', '-')} (data.{key}) too: "
                 + (
-                    "a training is evaluated on images that it has not seen"
+                    "a training is evaluated on images it has not seen"
                     if key.startswith("val")
                     else "annotations and images go together"
                 )
@@ -128,85 +138,88 @@ def _check_paths(data: Mapping[str, Any], evaluate_only: bool) -> None:
     for key in needed[1::2]:
         if not Path(data[key]).is_dir():
             raise DatasetError(
-                f"there is no folder of images '{data[key]}'; check --{key.replace('_', '-')}"
+                f"there is no image directory '{data[key]}'; check --{key.replace('_', '-')}"
             )
+
+
+def _check_model(model: DictConfig) -> None:
+    if model.get("sem_seg_head") is not None:
+        raise ConfigError(
+            "a panoptic model learns from a semantic map per image, which a custom dataset does "
+            "not have; use a config of Mask R-CNN, such as configs/COCO/mask_rcnn_mvitv2_t.py"
+        )
 
 
 def _difference(expected: Sequence[str], found: Sequence[str], data: Mapping[str, Any]) -> str:
     """A sentence on how the categories of two datasets differ."""
     reference = f"'{data['train_json']}'" if data.get("train_json") else "the training data"
-    parts = [
-        f"only in {where}: {', '.join(repr(name) for name in names)}"
-        for where, names in (
-            (reference, [name for name in expected if name not in found]),
-            (f"'{data['val_json']}'", [name for name in found if name not in expected]),
-        )
-        if names
-    ]
+    lists = (
+        (reference, [name for name in expected if name not in found]),
+        (f"'{data['val_json']}'", [name for name in found if name not in expected]),
+    )
+    only = [f"only in {where}: {', '.join(map(repr, names))}" for where, names in lists if names]
     return (
         f"the categories of {reference} and '{data['val_json']}' differ ("
-        + ("; ".join(parts) or "their ids put the same names in another order")
+        + ("; ".join(only) or "their ids put the same names in another order")
         + "); give both files the same list of categories"
     )
 
 
-def _use(loader: DictConfig, name: str) -> None:
-    loader.dataset.names = name
-
-
 def _set_class_count(model: DictConfig, count: int) -> None:
-    """Sets `num_classes` of the model, its `head`, and all there is below `roi_heads`.
-
-    Other heads, as that for semantic segmentation, count other classes.
-    """
-    changed = [_set_in(node, count) for node in (model, model.get("head")) if node is not None]
-    heads = model.get("roi_heads")
-    if heads is not None:
-        changed += [_set_in(node, count) for node in _nodes(heads)]
-    if not any(changed):
+    """Sets `num_classes` of the model, of its `head`, and of all groups below `roi_heads`."""
+    groups = [model, model.get("head"), *_groups(model.get("roi_heads"))]
+    with_classes = [group for group in groups if group is not None and "num_classes" in group]
+    for group in with_classes:
+        # References to another field follow it.
+        if group.num_classes != count:
+            group.num_classes = count
+    if not with_classes:
         raise ConfigError(
             "the model has no 'num_classes', neither itself nor in 'head' or 'roi_heads', to set "
-            "for data of one's own; use a config of such a model, as those in 'configs/'"
+            "for a custom dataset; use a config of such a model, as those in 'configs/'"
         )
 
 
-def _nodes(node: Any) -> list[DictConfig]:
-    """A node and all those below it."""
+def _groups(node: Any) -> Iterator[DictConfig]:
+    """A group of fields and all those below it."""
     if isinstance(node, DictConfig):
-        keys: Any = node
-    elif isinstance(node, ListConfig):
-        keys = range(len(node))
-    else:
-        return []
-    below = [inner for key in keys for inner in _nodes(node[key])]
-    return [node, *below] if isinstance(node, DictConfig) else below
+        yield node
+    if isinstance(node, (DictConfig, ListConfig)):
+        for inner in node.values() if isinstance(node, DictConfig) else node:
+            yield from _groups(inner)
 
 
-def _set_in(node: DictConfig, count: int) -> bool:
-    if "num_classes" not in node:
-        return False
-    # What refers to another number follows it.
-    if node.num_classes != count:
-        node.num_classes = count
-    return True
+def _leave_lvis(config: DictConfig) -> None:
+    """Replaces the federated loss and the evaluation of LVIS, which need its annotations."""
+    for group in _groups(config.model.get("roi_heads")):
+        if group.get("use_fed_loss"):
+            group.use_fed_loss = False
+            group.get_fed_loss_cls_weights = None
+            logger.info("The federated loss is off: it needs annotations in LVIS's format")
+    evaluator = config.dataloader.evaluator
+    target = locate_target(evaluator.get("_target_"))
+    if isinstance(target, type) and issubclass(target, LVISEvaluator):
+        config.dataloader.evaluator = LazyCall(COCOEvaluator)(
+            dataset_name="${..test.dataset.names}",
+            max_dets_per_image=evaluator.get("max_dets_per_image") or 100,
+        )
 
 
 def _choose_reset_head(config: DictConfig, trust: bool) -> None:
-    """Sets `train.reset_head` if the weights to start from are for other classes."""
+    """Sets `train.reset_head` if the initial weights are for other classes."""
     path = config.train.init_checkpoint
     weights = read_weights(path, trust=trust)
     names = list(config.data.class_names)
     known = list(weights.metadata.get("class_names") or names)
     counts = {
-        # One row is for the background.
-        tensor.shape[0] - 1
-        for key, tensor in weights.tensors.items()
-        if key.endswith("cls_score.weight") and "roi_heads" in key
+        count_classes(weights.tensors, key)
+        for key in weights.tensors
+        if key.endswith("cls_score.weight")
     }
     if known != names or counts - {len(names)}:
         config.train.reset_head = True
         logger.warning(
-            "The weights '%s' are for other classes: the layers that depend on the classes start "
-            "anew (train.reset_head=True)",
+            "The weights '%s' are for other classes: the layers that depend on the classes are "
+            "initialised randomly (train.reset_head=True)",
             path,
         )

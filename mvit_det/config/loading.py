@@ -1,101 +1,168 @@
-"""From a config file and a command line to settings that this machine can run."""
+"""From a config file and a command line to a config that this machine can run."""
 
+import builtins
 import logging
+import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from detectron2.config import LazyConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..errors import ConfigError, DeviceError
-from .schema import FIELDS
-from .validation import find_issues, find_unknown, raise_issues
+from ..model_zoo import MODELS, config_path, list_detectors
+from .overrides import apply_overrides, rename_fields
+from .schema import ENTRIES, Field, fields_of
+from .validation import REQUIRED, find_issues, raise_issues
 
 logger = logging.getLogger(__name__)
 
 
+def find_config(config: str | Path, overrides: Sequence[str] = ()) -> tuple[DictConfig, str | None]:
+    """The config of a file or of a published detector.
+
+    Args:
+        config: path of a file, or name of a detector in `model_zoo`.
+        overrides: as for `load_config`.
+
+    Returns:
+        The config, and the URL of the weights of a published detector.
+
+    Raises:
+        ConfigError: there is no such config, or it or an override cannot be used.
+    """
+    path = config_file(config)
+    published = MODELS.get(str(config))
+    return load_config(path, overrides), published.url if published else None
+
+
+def config_file(config: str | Path) -> Path:
+    """The file of a config, given by its path or by the name of a published detector.
+
+    Raises:
+        ConfigError: there is no such file or detector.
+    """
+    if str(config) in MODELS:
+        return config_path(str(config))
+    path = Path(config)
+    if path.is_file():
+        return path
+    if path.suffix:
+        raise ConfigError(f"there is no config file '{path}'; the configs are in 'configs/'")
+    raise ConfigError(
+        f"'{config}' is neither a config file (they are in 'configs/') nor a published detector; "
+        f"those are {', '.join(list_detectors())}"
+    )
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
-    """Reads a LazyConfig file, applies changes to it, and checks what comes out.
+    """Reads a LazyConfig file, applies overrides, and checks the result.
+
+    Fields of `train` and `data` that the file does not have get their defaults, so that files of
+    earlier releases can be used.
 
     Args:
         path: a `.py` or `.yaml` file.
-        overrides: changes as `key.of.field=value`, in Hydra's grammar, of fields that there are;
-            `+key.of.field=value` adds one.
+        overrides: `key.of.field=value` in Hydra's grammar; `+key.of.field=value` adds a field.
 
     Raises:
-        ConfigError: the file is missing or not a config, a change cannot be read or applied, or
-            fields are unknown or have values that they cannot have, see `find_issues`.
+        ConfigError: the file is missing or is no config, an override cannot be read or applied, or
+            fields are unknown or have impossible values, see `find_issues`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"there is no config file '{path}'; the configs lie under 'configs/'")
-    try:
-        config = LazyConfig.load(str(path))
-    except (SyntaxError, ValueError) as error:
-        raise ConfigError(f"cannot read the config file '{path}': {error}") from error
-    added, issues = _apply_overrides(config, overrides)
-    raise_issues(issues + find_issues(config, added))
+    config = _read(config_file(path))
+    rename_fields(config)
+    for name, entry in ENTRIES.items():
+        if name in config or name not in REQUIRED:
+            _fill(config, name, asdict(entry()))
+    added, issues = apply_overrides(config, overrides)
+    raise_issues(issues + find_issues(config, added) + _unwrap_datasets(config))
+    for name, entry in ENTRIES.items():
+        for field, described in fields_of(entry).items():
+            if isinstance(described, Field) and described.is_path:
+                value = config[name][field]
+                if value.startswith("~"):
+                    config[name][field] = str(Path(value).expanduser())
+    if config.train.init_checkpoint in MODELS:
+        config.train.init_checkpoint = MODELS[config.train.init_checkpoint].url
     return config
 
 
-def _apply_overrides(config: DictConfig, overrides: Sequence[str]) -> tuple[set[str], list[str]]:
-    """Applies changes to a config, in place.
-
-    Returns:
-        Paths of fields that were added on purpose, and what is wrong with changes that were left
-        out.
+def _read(path: Path) -> DictConfig:
+    """Reads a config file, and says in one sentence what is wrong with it.
 
     Raises:
-        ConfigError: a change cannot be read or applied.
+        ConfigError: with the line, where there is one.
     """
-    added: set[str] = set()
-    issues: list[str] = []
-    for text in overrides:
-        if "=" not in text:
-            raise ConfigError(
-                f"cannot read the option '{text}': changes to the config are written as "
-                "key.of.field=value"
-            )
-        try:
-            (override,) = OverridesParser.create().parse_overrides([text])
-            key, value = override.key_or_group, override.value()
-            if override.is_delete():
-                raise ConfigError(f"cannot apply {text}: fields cannot be removed")
-            adds = override.is_add() or override.is_force_add()
-            problem = find_unknown(config, key)
-            if problem and adds:
-                added.add(key)
-            elif problem or (problem := _wrong_kind(config, key, value)):
-                issues.append(problem)
-                continue
-            LazyConfig.apply_overrides(config, [text])
-        except (OverrideParseException, KeyError) as error:
-            reason = str(error.args[0]).splitlines()[0]
-            raise ConfigError(f"cannot apply {text}: {reason}") from error
-    return added, issues
+    imports = builtins.__import__
+    try:
+        config = LazyConfig.load(str(path))
+    except SyntaxError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
+        raise ConfigError(
+            f"cannot read the config file '{path}': {error} (line {cause.lineno}: {cause.msg})"
+        ) from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(
+            f"cannot read the config file '{path}': line {line}: {error.problem}"
+        ) from error
+    except Exception as error:  # a config is a program
+        # Configs are run without becoming modules.
+        lines = [
+            f" in line {line} of '{frame.f_code.co_filename}'"
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if frame.f_globals.get("__name__") not in sys.modules
+        ]
+        where = lines[-1] if lines else ""
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        raise ConfigError(
+            f"cannot read the config file '{path}': {type(error).__name__}{where}: {reason}"
+        ) from error
+    finally:
+        # Detectron2 leaves its own where a config fails.
+        builtins.__import__ = imports
+    entries = dict(config) if isinstance(config, DictConfig) and config else {}
+    if not any(isinstance(entries.get(name), DictConfig) for name in REQUIRED):
+        raise ConfigError(
+            f"'{path}' holds no config: a config has the entries {', '.join(REQUIRED)}"
+        )
+    return config
 
 
-def _wrong_kind(config: DictConfig, key: str, value: Any) -> str | None:
-    """What is wrong with a text in the place of a number, or of true or false."""
-    old = OmegaConf.select(config, key)
-    # Those with a description say more about their values.
-    if key in FIELDS or not isinstance(value, str) or value.startswith("${"):
-        return None
-    if isinstance(old, bool):
-        return f"{key} must be true or false, not '{value}'"
-    return f"{key} must be a number, not '{value}'" if isinstance(old, (int, float)) else None
+def _fill(config: DictConfig, name: str, default: Any) -> None:
+    """Gives a field and all fields below it their defaults where they are missing, in place."""
+    if name not in set(config):
+        config[name] = default
+    elif isinstance(default, dict) and isinstance(config[name], DictConfig):
+        for inner, value in default.items():
+            _fill(config[name], inner, value)
+
+
+def _unwrap_datasets(config: DictConfig) -> list[str]:
+    """Replaces lists of one dataset by its name, in place; returns what is wrong with others."""
+    issues = []
+    for split in ("train", "test"):
+        path = f"dataloader.{split}.dataset.names"
+        names = OmegaConf.select(config, path, throw_on_resolution_failure=False)
+        if isinstance(names, ListConfig) and len(names) == 1:
+            OmegaConf.update(config, path, names[0])
+        elif isinstance(names, ListConfig) and (not names or split == "test"):
+            wanted = "one dataset" if split == "test" else "at least one dataset"
+            issues.append(f"{path} must be {wanted}, not {list(names)}")
+    return issues
 
 
 def prepare_output_dir(config: DictConfig) -> None:
-    """Makes the folder `train.output_dir`, and checks that files can be written there.
+    """Creates the directory `train.output_dir` and checks that it is writable.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: it is not.
     """
     folder = config.train.output_dir
     try:
@@ -110,58 +177,59 @@ def prepare_output_dir(config: DictConfig) -> None:
         if isinstance(error, FileExistsError):
             reason = "a file has this name"
         raise ConfigError(
-            f"cannot write to the output folder '{folder}' ({reason}); choose another one with "
+            f"cannot write to the output directory '{folder}' ({reason}); choose another one with "
             "train.output_dir=…"
         ) from error
 
 
-def choose_device(requested: str = "") -> str:
+def choose_device(requested: str | torch.device = "") -> str:
     """The device to run on.
 
     Args:
-        requested: 'cpu', 'cuda' or one of several CUDA devices, 'cuda:1'; '' takes CUDA where
-            there is any, and the CPU elsewhere.
+        requested: 'cpu', 'cuda' or one of several CUDA devices, 'cuda:1'; '' is CUDA if it is
+            available, else the CPU.
 
     Raises:
-        DeviceError: CUDA is asked for and not available.
+        DeviceError: there is no such device.
     """
-    has_cuda = torch.cuda.is_available()
-    if not requested:
-        if not has_cuda:
+    if not str(requested):
+        if not torch.cuda.is_available():
             logger.warning("No CUDA device found: running on the CPU ('--device cpu' to say so)")
-        return "cuda" if has_cuda else "cpu"
-    if requested.startswith("cuda") and not has_cuda:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(requested)
+    except RuntimeError as error:
+        raise DeviceError(f"there is no device '{requested}'; use 'cpu' or 'cuda'") from error
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device '{requested}' is not supported; use 'cpu' or 'cuda'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
-            f"device '{requested}' was asked for, but PyTorch finds no CUDA device on this "
-            "machine; use '--device cpu', or see 'python tools/check_install.py'"
+            f"device '{requested}' was requested, but PyTorch finds {torch.cuda.device_count()} "
+            "CUDA devices here; use '--device cpu', or see 'python tools/check_install.py'"
         )
-    return requested
+    return str(requested)
 
 
 def resolve_device(config: DictConfig, requested: str | None = None) -> None:
-    """Settles device and mixed precision in `config.train`, in place.
+    """Decides on the device and on mixed precision, in place.
 
     Args:
-        config: `train.device` and `train.amp` are read and filled in. Afterwards
-            `train.amp.dtype` is 'bf16' or 'fp16' and `train.amp.enabled` is True only where
-            mixed precision pays.
-        requested: 'cpu' or 'cuda'; None leaves it to the config, and to the machine where that
-            says nothing.
+        config: `train.device` and `train.amp` are read and filled in: `train.amp.dtype` becomes
+            'bf16' or 'fp16', and `train.amp.enabled` is True only where mixed precision pays off.
+        requested: as for `choose_device`; None leaves it to `train.device`.
 
     Raises:
-        DeviceError: CUDA is asked for and not available.
-        ConfigError: `train.amp.dtype` is none of 'auto', 'bf16' and 'fp16'.
+        DeviceError: there is no such device.
+        ConfigError: `train.amp.dtype` needs another device.
     """
     device = choose_device(requested or config.train.device)
     config.train.device = device
 
     amp = config.train.amp
-    if amp.dtype not in ("auto", "bf16", "fp16"):
-        raise ConfigError(f"train.amp.dtype must be 'auto', 'bf16' or 'fp16', not '{amp.dtype}'")
     if device == "cpu":
         if amp.dtype == "fp16":
             raise ConfigError("train.amp.dtype=fp16 needs CUDA; on the CPU there is bf16")
-        # Many processors have no arithmetic in bf16 and lose by it: only where it is asked for.
+        # Many CPUs have no bf16 arithmetic and are slower with it: only on request.
         amp.enabled = bool(amp.enabled and amp.dtype == "bf16")
         amp.dtype = "bf16"
     elif amp.dtype == "auto":

@@ -1,7 +1,6 @@
-"""Fitting a schedule to another batch, another length of training, or more parts of a batch."""
+"""Adapting a schedule to another batch size or length of training."""
 
 import logging
-import math
 from typing import Any
 
 from detectron2.config import instantiate
@@ -11,7 +10,24 @@ from ..errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WARMUP = 0.1  # of the training, if the config does not have a longer one
+LONGEST_WARMUP = 0.1  # of the training, unless the config has a longer one
+MAX_EPOCHS = 1_000_000
+
+
+def check_schedule(
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    grad_accum_steps: int | None = None,
+) -> None:
+    """Refuses values that no schedule can have; None is allowed.
+
+    Raises:
+        ConfigError: names the value.
+    """
+    values = {"epochs": epochs, "batch-size": batch_size, "grad-accum-steps": grad_accum_steps}
+    for name, value in values.items():
+        if value is not None and not 0 < value <= MAX_EPOCHS:
+            raise ConfigError(f"--{name} must be positive and at most {MAX_EPOCHS:,}, not {value}")
 
 
 def fit_schedule(
@@ -21,29 +37,24 @@ def fit_schedule(
     batch_size: int | None = None,
     grad_accum_steps: int | None = None,
 ) -> None:
-    """Changes batch, length and learning rate of a config together, in place, and logs the result.
+    """Changes batch size, length and learning rate together, in place, and logs the result.
 
-    The learning rate grows with the batch (linear rule: Goyal et al., "Accurate, Large Minibatch
-    SGD", section 2.1); the warm-up sees as many images as before, and steps of the learning
-    rate, evaluations and checkpoints stay at the same shares of the training.
+    The learning rate is scaled with the batch size (linear rule: Goyal et al., "Accurate, Large
+    Minibatch SGD", section 2.1). The warm-up sees as many images as before, but is no larger share
+    of a shortened training than `LONGEST_WARMUP` or the config's own. Steps of the learning rate,
+    evaluations and checkpoints stay at the same shares of the training.
 
     Args:
         config: with an `lr_multiplier` as the functions of `configs/common/schedule.py` make it.
         epochs: passes over the training images that have annotations; None keeps the number of
             images that the training sees.
-        batch_size: images of a step, over all processes and parts; None keeps it.
-        grad_accum_steps: parts in which each process sees its share of a batch; None keeps it.
+        batch_size: images per optimizer step, over all ranks and micro-batches; None keeps it.
+        grad_accum_steps: micro-batches per optimizer step on each rank; None keeps it.
 
     Raises:
-        ConfigError: a number is not positive or not finite, or the config has no length to go by.
+        ConfigError: a value is out of range, or the config has no length to go by.
     """
-    for name, number in (
-        ("epochs", epochs),
-        ("batch-size", batch_size),
-        ("grad_accum_steps", grad_accum_steps),
-    ):
-        if number is not None and not 0 < number < math.inf:
-            raise ConfigError(f"--{name} must be positive and finite, not {number}")
+    check_schedule(epochs, batch_size, grad_accum_steps)
     if grad_accum_steps is not None:
         config.train.grad_accum_steps = grad_accum_steps
     before = config.dataloader.train.total_batch_size
@@ -55,7 +66,7 @@ def fit_schedule(
     elif old_iterations > 0:
         iterations = max(round(old_iterations * before / batch), 1)
     else:
-        raise ConfigError("the config has no train.max_iter to go by; say how long with '--epochs'")
+        raise ConfigError("the config has no train.max_iter to go by; set the length by '--epochs'")
 
     if old_iterations > 0:
         stretch = iterations / old_iterations
@@ -74,7 +85,7 @@ def describe_schedule(config: DictConfig) -> str:
     settings, multiplier = config.train, config.lr_multiplier
     text = (
         f"Schedule: {settings.max_iter} iterations of {config.dataloader.train.total_batch_size} "
-        f"images in {settings.grad_accum_steps} part(s) per process, learning rate "
+        f"images in {settings.grad_accum_steps} micro-batch(es) per rank, learning rate "
         f"{config.optimizer.lr:.3g}"
     )
     if "warmup_length" in multiplier:
@@ -92,15 +103,15 @@ def describe_schedule(config: DictConfig) -> str:
 def _stretch_warmup(multiplier: Any, stretch: float, warmup_stretch: float) -> None:
     """Fits the warm-up to a training that is `stretch` times as long, in place.
 
-    fvcore's schedulers work on shares of the training, whatever they count in; so their steps stay
-    where they are. But the warm-up shall be `warmup_stretch` times as long as it was.
+    fvcore's schedulers work on shares of the training, so that their steps stay where they are. The
+    warm-up becomes `warmup_stretch` times as many iterations as before.
     """
     if "warmup_length" not in multiplier:
         return
     length = multiplier.warmup_length * warmup_stretch / stretch
     longest = max(LONGEST_WARMUP, multiplier.warmup_length)
     if length > longest:
-        logger.warning("The warm-up is cut to %d %% of the training", 100 * longest)
+        logger.warning("The warm-up is shortened to %d %% of the training", 100 * longest)
     multiplier.warmup_length = min(length, longest)
 
 

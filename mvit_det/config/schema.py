@@ -1,120 +1,387 @@
-"""The fields of `train` and `data` in a config, and what each may hold.
+"""The fields of a config: type, range, default and meaning of each, in one place.
 
-A new field is a line here, one with its default in `configs/common/`, and one in
-`docs/configuration.md`.
+`Train` and `Data` are the entries `train` and `data`: a new field is one line there. The other
+entries are calls, whose fields and defaults belong to the function or class that is called;
+`ARGUMENTS` adds the type, range and meaning of those that users change most. The checks of
+`validation` and the tables of `docs/configuration.md` are derived from both.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ..data.loading import BAD_IMAGE_POLICIES
+from ..detection.heads import METHODS
+from ..modeling.plan import ATTENTIONS
 
-# How several processes share the work, see `engine.parallel`.
+# How several ranks share the work, see `engine.parallel`.
 STRATEGIES = ("ddp", "fsdp")
+# NumPy takes no larger one.
+MAX_SEED = 2**32 - 1
 
-_KINDS = {
-    bool: "true or false",
-    float: "a number",
-    int: "an integer",
-    list: "a list of strings",
-    str: "a text",
+_NAMES = {
+    bool: ("true or false", "booleans"),
+    float: ("a number", "numbers"),
+    int: ("an integer", "integers"),
+    str: ("a string", "strings"),
+    NoneType: ("none", ""),
 }
 
 
 @dataclass(frozen=True)
 class Field:
-    """What a field may hold; as a text, it says so.
+    """Type, range and meaning of a field.
 
     Attributes:
-        kind: type of the value; an integer will do where it is float.
-        least, below: bounds of a number; None is any.
-        choices: of a text; none is any.
+        kind: type of the value, such as `int`, `list[str]` or `int | None`; an integer is a valid
+            float. Numbers have to be finite.
+        meaning: for the documentation.
+        least, above, most, below: bounds of a number, or of each number of a list.
+        choices: allowed strings, alone or in a list; empty allows any.
+        is_path: a leading '~' stands for the home directory.
     """
 
-    kind: type
+    kind: Any
+    meaning: str
     least: float | None = None
+    above: float | None = None
+    most: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
+    is_path: bool = False
 
     def __str__(self) -> str:
-        if self.choices:
-            *others, last = (f"'{choice}'" for choice in self.choices)
-            return f"{', '.join(others)} or {last}"
-        bounds = []
-        if self.least is not None:
-            bounds.append(f"of at least {self.least:g}")
-        if self.below is not None:
-            bounds.append(f"below {self.below:g}")
-        return f"{_KINDS[self.kind]} {' and '.join(bounds)}".rstrip()
+        """The allowed values in words."""
+        if get_origin(self.kind) is UnionType:
+            return ", or ".join(str(replace(self, kind=kind)) for kind in get_args(self.kind))
+        words = _in_words(self.kind, self.choices)
+        if words in (_NAMES[NoneType][0], _NAMES[bool][0]):
+            return words
+        if self.least is not None and self.most is not None:
+            return f"{words} from {self.least:.16g} to {self.most:.16g}"
+        bounds = {"of at least": self.least, "above": self.above}
+        bounds |= {"of at most": self.most, "below": self.below}
+        limits = [f"{word} {bound:.16g}" for word, bound in bounds.items() if bound is not None]
+        return f"{words} {' and '.join(limits)}".rstrip()
 
-    def demand(self, value: Any) -> str | None:
-        """What the value has to be and is not; None if the field may have it."""
-        if not self._is_of_kind(value):
-            return str(self) if self.choices else _KINDS[self.kind]
-        is_allowed = (
-            (not self.choices or value in self.choices)
-            and (self.least is None or value >= self.least)
-            and (self.below is None or value < self.below)
+    def allows(self, value: Any) -> bool:
+        """Whether the field can have this value."""
+        if not _is_of_kind(value, self.kind):
+            return False
+        items = value if isinstance(value, list) else [value]
+        return all(map(self._is_in_range, items))
+
+    def _is_in_range(self, item: Any) -> bool:
+        if isinstance(item, str):
+            return not self.choices or item in self.choices
+        if isinstance(item, bool) or not isinstance(item, (int, float)):
+            return True
+        return (
+            (self.least is None or item >= self.least)
+            and (self.above is None or item > self.above)
+            and (self.most is None or item <= self.most)
+            and (self.below is None or item < self.below)
         )
-        return None if is_allowed else str(self)
 
-    def _is_of_kind(self, value: Any) -> bool:
-        if self.kind is list:
-            return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-        if self.kind not in (int, float):
-            return isinstance(value, self.kind)
+
+def _is_of_kind(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is list:
+        (inner,) = get_args(kind)
+        return isinstance(value, list) and all(_is_of_kind(item, inner) for item in value)
+    if get_args(kind):  # a union
+        return any(_is_of_kind(value, one) for one in get_args(kind))
+    if kind in (int, float):
         # True is a number to Python.
-        kinds = (int, float) if self.kind is float else int
+        kinds = (int, float) if kind is float else int
         return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind)
 
 
-FIELDS: Mapping[str, Field] = {
-    "train.output_dir": Field(str),
-    "train.init_checkpoint": Field(str),
-    "train.reset_head": Field(bool),
-    "train.device": Field(str),
-    "train.seed": Field(int),
-    "train.max_iter": Field(int, least=0),
-    "train.amp.enabled": Field(bool),
-    "train.amp.dtype": Field(str, choices=("auto", "bf16", "fp16")),
-    "train.compile": Field(bool),
-    "train.max_grad_norm": Field(float, least=0),
-    "train.grad_accum_steps": Field(int, least=1),
-    "train.ema.enabled": Field(bool),
-    "train.ema.decay": Field(float, least=0, below=1),
-    "train.ema.warmup": Field(int, least=0),
-    "train.best_metric": Field(str),
-    "train.max_nonfinite_steps": Field(int, least=0),
-    "train.strategy": Field(str, choices=STRATEGIES),
-    "train.ddp.broadcast_buffers": Field(bool),
-    "train.ddp.find_unused_parameters": Field(bool),
-    "train.ddp.fp16_compression": Field(bool),
-    "train.checkpointer.period": Field(int, least=1),
-    "train.checkpointer.keep_last": Field(int, least=1),
-    "train.eval_period": Field(int, least=0),
-    "train.log_period": Field(int, least=1),
-    "train.visualized_images": Field(int, least=0),
-    "data.train_json": Field(str),
-    "data.train_images": Field(str),
-    "data.val_json": Field(str),
-    "data.val_images": Field(str),
-    "data.class_names": Field(list),
-    "data.on_bad_image": Field(str, choices=BAD_IMAGE_POLICIES),
-}
+def _in_words(kind: Any, choices: tuple[str, ...]) -> str:
+    quoted = [f"'{choice}'" for choice in choices]
+    if get_origin(kind) is list:
+        (inner,) = get_args(kind)
+        items = " and ".join(quoted) or (_NAMES[inner][1] if inner in _NAMES else "lists")
+        return f"a list of {items}"
+    if kind is str and quoted:
+        return f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+    return _NAMES[kind][0]
 
 
-# Entries of a config that may be left out as a whole.
-OPTIONAL = ("data",)
+def _option(default: Any, meaning: str, **limits: Any) -> Any:
+    """A field of a dataclass below, with its default; its annotation is its kind."""
+    metadata = {"meaning": meaning, **limits}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
-def names_below(group: str) -> list[str]:
-    """Names of the fields and groups right below a group, such as `train` or `train.amp`."""
-    inner = (path[len(group) + 1 :] for path in FIELDS if path.startswith(f"{group}."))
-    return list(dict.fromkeys(path.partition(".")[0] for path in inner))
+@dataclass
+class Amp:
+    """Mixed precision."""
+
+    enabled: bool = _option(True, "mixed precision where the device gains from it")
+    dtype: str = _option(
+        "auto",
+        "`auto` is bf16 where the GPU supports it, else fp16; on the CPU only bf16, and only on "
+        "request",
+        choices=("auto", "bf16", "fp16"),
+    )
 
 
-def is_group(path: str) -> bool:
-    """Whether there are fields below this path."""
-    return any(field.startswith(f"{path}.") for field in FIELDS)
+@dataclass
+class EMA:
+    """Exponential moving average of the weights."""
+
+    enabled: bool = _option(False, "keeps an EMA of the weights and evaluates it as well")
+    decay: float = _option(
+        0.9998, "averages over about 1 / (1 − decay) iterations", least=0, below=1
+    )
+    warmup: int = _option(2000, "iterations until the decay reaches its value", least=0)
+
+
+@dataclass
+class DDP:
+    """Arguments of PyTorch's DistributedDataParallel."""
+
+    broadcast_buffers: bool = _option(False, "as in PyTorch's `DistributedDataParallel`")
+    find_unused_parameters: bool = _option(False, "as in PyTorch's `DistributedDataParallel`")
+    fp16_compression: bool = _option(False, "sends gradients in half precision")
+
+
+@dataclass
+class CheckpointPeriods:
+    """When checkpoints are written, and how many are kept."""
+
+    period: int = _option(5000, "iterations between checkpoints", least=1)
+    keep_last: int = _option(3, "numbered checkpoints to keep", least=1)
+
+
+@dataclass
+class Train:
+    """The entry `train`."""
+
+    output_dir: str = _option("./output", "directory for everything a run writes", is_path=True)
+    init_checkpoint: str = _option(
+        "",
+        "initial weights: a path, a URL or the name of a published model; `''` starts from scratch",
+        is_path=True,
+    )
+    reset_head: bool = _option(
+        False, "loads all weights except the layers whose shape depends on the classes"
+    )
+    device: str = _option("", "`cpu` or `cuda`; `''` uses CUDA if available")
+    seed: int = _option(
+        -1, "seed of all randomness; a negative one differs in each run", most=MAX_SEED
+    )
+    max_iter: int = _option(0, "optimizer steps; a training needs at least 1", least=0)
+    amp: Amp = field(default_factory=Amp)
+    compile: bool = _option(False, "compiles the backbone, once per image size")
+    max_grad_norm: float = _option(0.0, "clips the norm of the gradient; 0 disables", least=0)
+    grad_accum_steps: int = _option(1, "micro-batches per optimizer step on each rank", least=1)
+    ema: EMA = field(default_factory=EMA)
+    best_metric: str = _option(
+        "bbox/AP", "the weights with its highest value are kept as `model_best.pth`; `''` disables"
+    )
+    max_nonfinite_steps: int = _option(
+        10, "consecutive steps with an infinite or NaN loss or gradient that are skipped", least=0
+    )
+    strategy: str = _option(
+        "ddp", "replicates the model on each rank, or shards it across ranks", choices=STRATEGIES
+    )
+    ddp: DDP = field(default_factory=DDP)
+    checkpointer: CheckpointPeriods = field(default_factory=CheckpointPeriods)
+    eval_period: int = _option(
+        5000, "iterations between evaluations; 0 evaluates only at the end", least=0
+    )
+    log_period: int = _option(
+        20, "iterations between lines of the log and of `metrics.json`", least=1
+    )
+    visualized_images: int = _option(
+        12, "images in the grid of predictions; 0 disables it", least=0
+    )
+
+
+@dataclass
+class Data:
+    """The entry `data`: a custom dataset."""
+
+    train_json: str = _option(
+        "",
+        "annotations to train on, in COCO's format; `''` uses the dataset registered in "
+        "`dataloader.train`",
+        is_path=True,
+    )
+    train_images: str = _option("", "directory of the training images", is_path=True)
+    val_json: str = _option("", "annotations to evaluate on", is_path=True)
+    val_images: str = _option("", "directory of the images to evaluate on", is_path=True)
+    class_names: list[str] = _option([], "a name per class; empty uses those of the dataset")
+    category_ids: list[int] = _option(
+        [], "the dataset's category id per class; empty uses those of the dataset"
+    )
+    on_bad_image: str = _option(
+        "raise", "aborts at a corrupt image or annotation, or skips the image",
+        choices=BAD_IMAGE_POLICIES,
+    )  # fmt: skip
+
+
+ENTRIES: Mapping[str, type] = MappingProxyType({"train": Train, "data": Data})
+
+
+def fields_of(group: type) -> dict[str, Any]:
+    """The fields of a dataclass: a `Field`, or the dataclass of a group of fields, by name."""
+    kinds = get_type_hints(group)
+    return {
+        each.name: kinds[each.name]
+        if is_dataclass(kinds[each.name])
+        else Field(kinds[each.name], **each.metadata)
+        for each in fields(group)
+    }
+
+
+# Arguments of what configs call, by the name of the function or class. Subclasses share them.
+ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
+    "load_records": {
+        "names": Field(str | list[str], "registered dataset, or several to train on"),
+    },
+    "TrainingLoader": {
+        "total_batch_size": Field(
+            int, "images per optimizer step, over all ranks and micro-batches", least=1
+        ),
+        "num_workers": Field(int, "DataLoader workers of each rank", least=0),
+        "repeat_threshold": Field(
+            float, "oversamples images with a class that is on a smaller share of them", least=0
+        ),
+    },
+    "EvaluationLoader": {
+        "batch_size": Field(int, "images per batch on each rank", least=1),
+        "num_workers": Field(int, "DataLoader workers of each rank", least=0),
+    },
+    "DatasetMapper": {
+        "image_format": Field(str, "channel order, also in evaluation", choices=("RGB", "BGR")),
+        "use_instance_mask": Field(bool, "loads masks; false for models without a mask head"),
+        "recompute_boxes": Field(bool, "computes boxes from the cropped masks"),
+    },
+    "COCOEvaluator": {
+        "tasks": Field(
+            list[str] | None, "metrics to compute; none is all that the model predicts",
+            choices=("bbox", "segm"),
+        ),
+        "max_dets_per_image": Field(
+            int, "highest-scoring predictions per image and class that count", least=1
+        ),
+    },
+    "AdamW": {
+        "lr": Field(float, "learning rate of the heads after warm-up", above=0),
+        "betas": Field(list[float], "AdamW's betas", least=0, below=1),
+        "weight_decay": Field(
+            float, "of all parameters but norms, biases and position embeddings", least=0
+        ),
+        "fused": Field(bool | None, "updates all parameters in few kernels"),
+    },
+    "parameter_groups": {
+        "layer_decay": Field(
+            float, "learning rate of a backbone block relative to that of the next",
+            above=0, most=1,
+        ),
+    },
+    "WarmupParamScheduler": {
+        "warmup_length": Field(float, "share of the training with linear warm-up", least=0, most=1),
+        "warmup_factor": Field(float, "multiple of the learning rate to start from", least=0),
+    },
+    "MultiStepParamScheduler": {
+        "values": Field(list[float], "successive multiples of the learning rate", least=0),
+        "milestones": Field(
+            list[int], "iterations, of `num_updates`, at which the next value begins", least=0
+        ),
+        "num_updates": Field(
+            int | None, "iterations of the training; only the ratio to the milestones counts",
+            least=1,
+        ),
+    },
+    "MViTv2": {
+        "depths": Field(list[int], "blocks per stage", least=1),
+        "embed_dim": Field(int, "channels of the first stage; further ones double them", least=1),
+        "num_heads": Field(int, "heads of the first stage; further ones double them", least=1),
+        "drop_path_rate": Field(float, "stochastic depth of the last block", least=0, below=1),
+        "attention": Field(
+            str, "`hwin` is global in the last block of a stage, and in windows elsewhere",
+            choices=ATTENTIONS,
+        ),
+        "window_size": Field(int, "side of the first stage's windows in tokens", least=1),
+        "expand_attn": Field(
+            bool, "widens in attention; false, in the MLP, fits MViTv2-L of ImageNet-1K"
+        ),
+        "use_checkpoint": Field(
+            bool | list[str], "activation checkpointing, of all or of the named stages: less "
+            "memory, more time",
+        ),
+        "mask_padding": Field(bool, "excludes padding from attention and pooling"),
+        "pretrain_img_size": Field(
+            int, "side of the pre-training images; sizes the position tables", least=1
+        ),
+        "freeze_at": Field(
+            int, "freezes the patch embedding (1) and further stages (2 and above)", least=0
+        ),
+    },
+    "FPN": {
+        "out_channels": Field(int, "channels of the feature pyramid", least=1),
+    },
+    "RPN": {
+        "pre_nms_topk": Field(
+            list[int], "proposals per level before NMS, in training and in inference", least=1
+        ),
+        "post_nms_topk": Field(
+            list[int], "proposals per image after NMS, in training and in inference", least=1
+        ),
+    },
+    "DefaultAnchorGenerator": {
+        "sizes": Field(list[list[float]], "sides of the anchors of each level in pixels"),
+    },
+    "ROIHeads": {
+        "num_classes": Field(int, "classes; the only place where their number is set", least=1),
+        "batch_size_per_image": Field(int, "regions per image that the loss samples", least=1),
+        "positive_fraction": Field(float, "largest share of objects in them", least=0, most=1),
+    },
+    "FastRCNNOutputLayers": {
+        "test_score_thresh": Field(
+            float, "score threshold of predictions (a cascade has `box_predictors.0` to `.2`)",
+            least=0, most=1,
+        ),
+        "test_nms_thresh": Field(float, "IoU threshold of NMS", least=0, most=1),
+        "test_topk_per_image": Field(int, "maximum predictions per image", least=1),
+        "test_nms_method": Field(str, "soft-NMS unless `hard`", choices=METHODS),
+    },
+    "RetinaNet": {"num_classes": Field(int, "classes", least=1)},
+    "SemSegFPNHead": {"num_classes": Field(int, "classes of semantic maps", least=1)},
+    "GeneralizedRCNN": {
+        "pixel_mean": Field(
+            list[float], "subtracted from pixels in 0 to 255, in the channel order of the images"
+        ),
+        "pixel_std": Field(list[float], "divisor of pixels afterwards", above=0),
+    },
+}  # fmt: skip
+
+
+def arguments_of_call(target: Any) -> dict[str, Field]:
+    """What `ARGUMENTS` says of a function or class, including the parents of a class."""
+    described: dict[str, Field] = {}
+    for part in getattr(target, "__mro__", (target,)):
+        described = {**ARGUMENTS.get(getattr(part, "__name__", ""), {}), **described}
+    return described
+
+
+# Former names, which still work in this release, with a message.
+RENAMED: Mapping[str, str] = MappingProxyType(
+    {
+        "train.fresh_head": "train.reset_head",
+        "train.clip_gradient_norm": "train.max_grad_norm",
+        "train.accumulate": "train.grad_accum_steps",
+        "train.nonfinite_limit": "train.max_nonfinite_steps",
+        "train.parallel": "train.strategy",
+        "train.sheet_images": "train.visualized_images",
+        "--accumulate": "--grad-accum-steps",
+    }
+)

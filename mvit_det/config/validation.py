@@ -1,7 +1,16 @@
-"""Finding misspelt fields and wrong values in a config before they do harm."""
+"""Unknown fields and impossible values in a config, found before they do harm.
+
+The entries of `schema.ENTRIES` have the fields of their dataclass. A call (`_target_`) has those
+that its signature names. Any other dict may hold anything.
+"""
 
 import difflib
-from collections.abc import Callable, Collection, Iterator, Sequence
+import functools
+import inspect
+import math
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from detectron2.utils.registry import locate
@@ -9,41 +18,33 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
-from .schema import FIELDS, OPTIONAL, is_group, names_below
-from .signatures import Arguments, arguments_of
+from .schema import ENTRIES, Field, arguments_of_call, fields_of
 
 REQUIRED = ("model", "dataloader", "train", "optimizer", "lr_multiplier")
 
 
 def find_issues(config: DictConfig, added: Collection[str] = ()) -> list[str]:
-    """Checks the names of all fields, and the values of those in `train` and `data`.
-
-    What is called with fields as its arguments (`_target_`) says by its signature which there
-    can be. `train` and `data` are described in `fields`; other entries that are plain
-    dicts may hold anything.
+    """Checks the names of all fields, and the values of those that the schema describes.
 
     Args:
-        config: as read from a file, with changes applied.
-        added: paths of fields that were added on purpose, and may have any name.
+        config: as loaded, with overrides applied.
+        added: paths of fields that were added on purpose and may have any name.
 
     Returns:
-        What is wrong, in sentences; [] if nothing is.
+        One sentence per issue; [] if there is none.
     """
-    # As it is written, with what refers to other fields still as '${…}'.
-    tree: Any = OmegaConf.to_container(config, resolve=False)
     issues = []
     for name in REQUIRED:
-        if name not in tree:
-            near = _near(name, [other for other in tree if other not in REQUIRED])
+        if name not in config:
+            near = _closest(name, [str(other) for other in config if other not in REQUIRED])
             issues.append(f"the config has no '{name}'" + (f"; is it '{near}'?" if near else ""))
-    for name, node in tree.items():
-        if is_group(name):
-            issues += _issues_in_group(config, name, node, added)
-        else:
-            issues += _issues_in_call(node, name, added)
-    for path in _paths(config):
-        issues += _issues_of_reference(config, path)
-    return issues
+    # As written, with references to other fields still as '${…}'.
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    return issues + [
+        issue
+        for name, node in tree.items()
+        for issue in _issues(config, str(name), node, ENTRIES.get(str(name)), added)
+    ]
 
 
 def raise_issues(issues: Sequence[str]) -> None:
@@ -51,168 +52,211 @@ def raise_issues(issues: Sequence[str]) -> None:
     if len(issues) == 1:
         raise ConfigError(issues[0])
     if issues:
-        lines = "".join(f"\n  {problem}" for problem in issues)
+        lines = "".join(f"\n  {issue}" for issue in issues)
         raise ConfigError(f"the config has {len(issues)} mistakes:{lines}")
 
 
 def find_unknown(config: DictConfig, key: str) -> str | None:
-    """Says what is wrong with the path of a field that is about to be set.
+    """Checks the path of a field that an override is about to set.
 
     Args:
-        config: before the change.
+        config: before the override.
         key: dotted path; entries of lists are numbered from 0.
 
     Returns:
-        None if there is such a field, or there can be: an argument of what is called there that
-        the config has left to its default.
+        None if there is such a field, or there can be: an argument of a call that the config
+        leaves at its default. Else a sentence with the closest match.
     """
-    node: Any = config
-    parts = key.split(".")
-    for position, part in enumerate(parts):
-        before, path = ".".join(parts[:position]), ".".join(parts[: position + 1])
-        if before in FIELDS:
-            return None
-        if is_group(path) or path in FIELDS:
-            node = OmegaConf.select(config, path)
-        elif isinstance(node, ListConfig):
-            if not part.isdigit() or int(part) >= len(node):
-                size = f"'{before}' is a list of {len(node)}, numbered from 0"
-                return f"unknown field '{key}': {size}"
-            node = node[int(part)]
-        elif isinstance(node, DictConfig) or is_group(before):
-            known = names_below(before) or list(OPTIONAL if node is config else ())
-            known += [] if node is None else map(str, node)
-            if part not in known:
-                target = None if node is None else _target_of(node.get("_target_"))
-                arguments = arguments_of(target).names if target else ()
-                if part in arguments:
-                    return None
-                return _unknown_in_change(
-                    config, key, before, part, parts[position + 1 :], [*known, *arguments]
-                )
-            node = OmegaConf.select(config, path)
-        else:
-            # Something that has no fields, which is what changing it will say.
-            return None
-    return None
-
-
-def _unknown_in_change(
-    config: DictConfig, key: str, before: str, part: str, rest: list[str], known: list[str]
-) -> str:
-    near = _near(part, known)
+    owner, name = key, ""
+    # Up to the innermost value that exists.
+    while (node := _value_at(config, owner)) is None:
+        owner, _, name = owner.rpartition(".")
+    if isinstance(node, ListConfig) and name:
+        return f"unknown field '{key}': '{owner}' is a list of {len(node)}, numbered from 0"
+    if not name or not isinstance(node, DictConfig):
+        return None
+    known = known_fields(node.get("_target_"), _group_at(owner)).names
+    if name in known or name in set(node):
+        return None
+    prefix = f"{owner}." if owner else ""
+    near = _closest(name, [*known, *map(str, node)])
     if near:
-        suggestion = ".".join([before, near, *rest] if before else [near, *rest])
-        return f"unknown field '{key}'; did you mean '{suggestion}'?"
+        rest = key.removeprefix(f"{prefix}{name}")
+        return f"unknown field '{key}'; did you mean '{prefix}{near}{rest}'?"
     elsewhere = [path for path in _paths(config) if path.endswith(f".{key}")]
     if elsewhere:
         return f"unknown field '{key}'; did you mean '{min(elsewhere, key=len)}'?"
     return f"unknown field '{key}'; to add it on purpose, write '+{key}=…'"
 
 
-def _issues_in_group(
-    config: DictConfig, group: str, node: Any, added: Collection[str]
-) -> Iterator[str]:
-    """Problems of a dict whose fields are described in `FIELDS`."""
-    known = names_below(group)
-    if not isinstance(node, dict):
-        yield f"{group} must be a group of fields ({', '.join(known)}), not {node!r}"
-        return
-    for name, value in node.items():
-        path = f"{group}.{name}"
-        if is_group(path):
-            yield from _issues_in_group(config, path, value, added)
-        elif path in FIELDS:
-            yield from _issues_of_value(config, path)
-        elif path not in added:
-            yield _unknown(path, known, f"{group} has")
-    if group.partition(".")[0] not in OPTIONAL:
-        missing = [f"{group}.{name}" for name in known if name not in node]
-        if missing:
-            yield (
-                f"the config has no {', '.join(missing)}; configs/common/train.py holds all fields "
-                "with their defaults"
-            )
+def described_field(config: DictConfig, path: str) -> Any:
+    """The `Field` at a path, the dataclass of a group, or None if the schema has neither."""
+    owner, _, name = path.rpartition(".")
+    if not owner:
+        return ENTRIES.get(name)
+    node = _value_at(config, owner)
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    return known_fields(target, _group_at(owner)).described.get(name)
 
 
-def _issues_of_value(config: DictConfig, path: str) -> Iterator[str]:
-    field = FIELDS[path]
+@dataclass(frozen=True)
+class KnownFields:
+    """The fields that a group can have.
+
+    Attributes:
+        names: of the fields, in order.
+        described: what the schema says of some of them.
+        owner: what has these fields, for messages.
+        is_open: whether the group can have others.
+    """
+
+    names: Sequence[str] = ()
+    described: Mapping[str, Any] = field(default_factory=dict)
+    owner: str = ""
+    is_open: bool = True
+
+
+def known_fields(target: Any, group: type | None = None) -> KnownFields:
+    """The fields of a group that calls `target`, or that is described by a dataclass."""
+    if group is not None:
+        described = fields_of(group)
+        return KnownFields(tuple(described), described, "this group has", is_open=False)
+    target = locate_target(target)
+    if target is None:
+        return KnownFields()
+    names, is_open = arguments_of(target)
+    owner = f"{getattr(target, '__name__', target)} takes"
+    return KnownFields(names, arguments_of_call(target), owner, is_open)
+
+
+@functools.cache
+def arguments_of(target: Callable[..., Any]) -> tuple[tuple[str, ...], bool]:
+    """The arguments of a function or class that can be passed by name.
+
+    A class that passes `**arguments` on to `super().__init__`, as many of Detectron2 and
+    `MViTv2Backbone` do, takes those of its parent as well.
+
+    Returns:
+        Their names in order, and whether there may be others, as `**arguments` go elsewhere.
+    """
     try:
-        value = OmegaConf.select(config, path)
-    except OmegaConfBaseException:
-        return  # reported as a reference
-    if isinstance(value, ListConfig):
-        value = list(value)
-    demand = field.demand(value)
-    if demand:
-        yield f"{path} must be {demand}, not {value!r}"
+        names, rest = _split(inspect.signature(target))
+    except (TypeError, ValueError):  # of compiled code
+        return (), True
+    if not rest or not inspect.isclass(target):
+        return names, bool(rest)
+    found: dict[str, None] = {}
+    for parent in target.__mro__:
+        if "__init__" not in parent.__dict__:
+            continue
+        init = inspect.unwrap(parent.__dict__["__init__"])  # behind decorators
+        names, rest = _split(inspect.signature(init))
+        found.update(dict.fromkeys(names[1:]))  # without self
+        if not rest or not _passes_on(init, rest):
+            break
+    return tuple(found), bool(rest)
 
 
-def _issues_in_call(node: Any, path: str, added: Collection[str]) -> Iterator[str]:
-    """Problems of the arguments of whatever is called in a part of the config."""
-    if isinstance(node, list):
-        for number, entry in enumerate(node):
-            yield from _issues_in_call(entry, f"{path}.{number}", added)
-    if not isinstance(node, dict):
-        return
-    if "_target_" in node:
-        target = _target_of(node["_target_"])
-        if target is None:
-            yield f"{path}._target_ is '{node['_target_']}', which cannot be imported"
-        else:
-            yield from _issues_of_arguments(node, path, target, added)
-    for name, value in node.items():
-        yield from _issues_in_call(value, f"{path}.{name}", added)
-
-
-def _issues_of_arguments(
-    node: dict[str, Any], path: str, target: Callable[..., Any], added: Collection[str]
-) -> Iterator[str]:
-    arguments: Arguments = arguments_of(target)
-    if arguments.is_open:
-        return
-    for name in node:
-        if name != "_target_" and name not in arguments.names and f"{path}.{name}" not in added:
-            owner = f"{getattr(target, '__name__', target)} takes"
-            yield _unknown(f"{path}.{name}", arguments.names, owner)
-
-
-def _issues_of_reference(config: DictConfig, path: str) -> Iterator[str]:
-    """Problems of a field such as '${..lr}' whose value is that of another one."""
-    try:
-        OmegaConf.select(config, path)
-    except OmegaConfBaseException as error:
-        yield f"{path} refers to what is not there: {str(error).splitlines()[0]}"
-
-
-def _target_of(target: Any) -> Callable[..., Any] | None:
-    """What `_target_` calls; None if it is not there, or cannot be imported."""
+def locate_target(target: Any) -> Callable[..., Any] | None:
+    """What `_target_` calls; None if it is nothing, or cannot be imported."""
     if isinstance(target, str):
         try:
             target = locate(target)
-        except Exception:  # whatever happens in a module that is imported
+        except Exception:  # of the imported module
             return None
     return target if callable(target) else None
 
 
-def _unknown(path: str, known: Sequence[str], owner: str) -> str:
-    group, _, name = path.rpartition(".")
-    near = _near(name, known)
-    if near:
-        return f"unknown field '{path}'; did you mean '{group}.{near}'?"
-    return f"unknown field '{path}'; {owner} {', '.join(known)}"
+def _issues(
+    config: DictConfig, path: str, value: Any, described: Any, added: Collection[str]
+) -> Iterator[str]:
+    """Issues of one field of the tree and of all below it; `described` is what the schema says."""
+    if isinstance(described, type) and not isinstance(value, dict):
+        yield f"{path} must be a group of fields ({', '.join(fields_of(described))}), not {value!r}"
+    elif isinstance(value, dict):
+        target = value.get("_target_")
+        if target is not None and locate_target(target) is None:
+            yield f"{path}._target_ is '{target}', which cannot be imported"
+        known = known_fields(target, described if isinstance(described, type) else None)
+        for name, inner in value.items():
+            inner_path = f"{path}.{name}"
+            if not (known.is_open or name in (*known.names, "_target_") or inner_path in added):
+                near = _closest(str(name), known.names)
+                yield f"unknown field '{inner_path}'; " + (
+                    f"did you mean '{path}.{near}'?"
+                    if near
+                    else f"{known.owner} {', '.join(known.names)}"
+                )
+            yield from _issues(config, inner_path, inner, known.described.get(name), added)
+    elif isinstance(value, float) and math.isnan(value) and described is None:
+        yield f"{path} must be a number, not {value!r}"
+    else:
+        yield from _issues_of_value(config, path, described)
+        for number, inner in enumerate(value if isinstance(value, list) else ()):
+            yield from _issues(config, f"{path}.{number}", inner, None, added)
 
 
-def _near(name: str, known: Sequence[str]) -> str | None:
+def _issues_of_value(config: DictConfig, path: str, described: Field | None) -> Iterator[str]:
+    """An impossible value, or one that refers to a missing field."""
+    try:
+        value = OmegaConf.select(config, path)
+    except OmegaConfBaseException as error:
+        yield f"{path} refers to a missing field: {str(error).splitlines()[0]}"
+        return
+    if isinstance(value, ListConfig):
+        value = OmegaConf.to_container(value)
+    if described is not None and not described.allows(value):
+        yield f"{path} must be {described}, not {value!r}"
+
+
+def _split(signature: inspect.Signature) -> tuple[tuple[str, ...], str]:
+    """Names of the arguments, and that of `**arguments`, or ''."""
+    parameters = signature.parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = tuple(parameter.name for parameter in parameters if parameter.kind in kinds)
+    rest = [parameter.name for parameter in parameters if parameter.kind is parameter.VAR_KEYWORD]
+    return names, "".join(rest)
+
+
+def _passes_on(init: Callable[..., Any], name: str) -> bool:
+    """Whether the source of an `__init__` passes `**name` on to that of the next class."""
+    try:
+        source = inspect.getsource(init)
+    except (OSError, TypeError):
+        return False
+    return re.search(rf"super\([^()]*\)\.__init__\([^()]*\*\*{name}\b", source) is not None
+
+
+def _group_at(path: str) -> type | None:
+    """The dataclass of the group of fields at a path, if there is one."""
+    first, *rest = path.split(".")
+    group: Any = ENTRIES.get(first)
+    for name in rest:
+        group = fields_of(group).get(name) if isinstance(group, type) else None
+    return group if isinstance(group, type) else None
+
+
+def _value_at(config: DictConfig, path: str) -> Any:
+    """The value at a path, the config itself for ''; None if there is none."""
+    try:
+        return OmegaConf.select(config, path) if path else config
+    except OmegaConfBaseException:
+        return None
+
+
+def _paths(config: DictConfig) -> list[str]:
+    """Dotted paths of all fields."""
+
+    def below(node: Any, prefix: str) -> Iterator[str]:
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        for name, inner in items:
+            yield f"{prefix}{name}"
+            if isinstance(inner, (dict, list)):
+                yield from below(inner, f"{prefix}{name}.")
+
+    return list(below(OmegaConf.to_container(config, resolve=False), ""))
+
+
+def _closest(name: str, known: Sequence[str]) -> str | None:
     matches = difflib.get_close_matches(name, known, n=1)
     return matches[0] if matches else None
-
-
-def _paths(node: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted paths of all fields, of groups as well as of values."""
-    if not isinstance(node, (DictConfig, ListConfig)):
-        return
-    for name in range(len(node)) if isinstance(node, ListConfig) else list(node):
-        path = f"{prefix}{name}"
-        yield path
-        yield from _paths(node._get_node(name), f"{path}.")

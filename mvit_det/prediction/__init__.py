@@ -1,6 +1,6 @@
 """Predictions for images and videos."""
 
 from .prediction import Prediction
-from .predictor import Predictor, find_config
+from .predictor import Predictor
 
-__all__ = ["Prediction", "Predictor", "find_config"]
+__all__ = ["Prediction", "Predictor"]

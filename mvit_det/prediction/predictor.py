@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from ..checkpoint import fill_model, read_weights
-from ..config import choose_device, load_config
+from ..config import choose_device, find_config
 from ..data.images import read_image
 from ..errors import CheckpointError, ConfigError, DeviceError, ImageError
-from ..model_zoo import MODELS, config_path, list_detectors
+from ..model_zoo import list_detectors
 from .classes import find_category_ids, find_class_names
 from .prediction import Prediction
 
@@ -233,30 +233,6 @@ class Predictor:
             "This predictor was built before the process was forked and now runs on one thread; "
             "build it in each process to use more"
         )
-
-
-def find_config(config: str | Path, overrides: Sequence[str] = ()) -> tuple[DictConfig, str | None]:
-    """Loads the config of a file or of a published detector.
-
-    Args:
-        config: path of a file, or name of a published detector.
-        overrides: changes as `key.of.field=value`.
-
-    Returns:
-        The config, and the URL of the weights of a published detector.
-
-    Raises:
-        ConfigError: the config does not exist, or it or an override is invalid.
-    """
-    name = str(config)
-    if name in MODELS:
-        return load_config(config_path(name), overrides), MODELS[name].url
-    if not Path(config).suffix and not Path(config).exists():
-        raise ConfigError(
-            f"'{name}' is neither a config file (such as those in 'configs/') nor a published "
-            f"detector; those are {', '.join(list_detectors())}"
-        )
-    return load_config(config, overrides), None
 
 
 def _check_array(image: Any) -> None:

@@ -1,3 +1,4 @@
+import builtins
 import logging
 from pathlib import Path
 
@@ -5,8 +6,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mvit_det.config import load_config, prepare_output_dir, resolve_device
+from mvit_det.config import (
+    choose_device,
+    find_config,
+    load_config,
+    prepare_output_dir,
+    resolve_device,
+)
 from mvit_det.errors import ConfigError, DeviceError
+from mvit_det.model_zoo import MODELS
 
 PICO = Path(__file__).resolve().parents[2] / "configs" / "shapes" / "mask_rcnn_mvitv2_pico.py"
 
@@ -44,45 +52,65 @@ def test_without_cuda_the_cpu_is_taken_with_a_warning(caplog):
     assert "No CUDA device found: running on the CPU" in caplog.text
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-@pytest.mark.parametrize("config", [make_config(), make_config(device="cuda:0")])
-def test_asking_for_cuda_without_any_is_refused(config):
-    with pytest.raises(DeviceError, match="PyTorch finds no CUDA device on this machine; use"):
-        resolve_device(config, None if config.train.device else "cuda")
+@pytest.mark.parametrize("device", ["cuda:99", "mps", "gpu"])
+def test_other_devices_than_those_of_the_machine_are_refused(device):
+    with pytest.raises(DeviceError, match=device):
+        choose_device(device)
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="'cuda'"):
+            resolve_device(make_config(device="cuda"))
+    assert choose_device(torch.device("cpu")) == "cpu"
+
+
+def test_fp16_needs_cuda():
+    with pytest.raises(ConfigError, match="fp16"):
+        resolve_device(make_config(dtype="fp16"), "cpu")
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("name", "content", "values"),
     [
-        (make_config(dtype="fp16"), "train.amp.dtype=fp16 needs CUDA"),
-        (make_config(dtype="half"), "must be 'auto', 'bf16' or 'fp16', not 'half'"),
+        ("a.txt", "", ["a.txt"]),
+        ("a.py", "", ["a.py", "model, dataloader"]),
+        ("a.py", "x = 1\nmodel = (", ["line 2"]),
+        ("a.py", "from .b import model", ["ImportError", "line 1 of '{folder}/a.py'", "b.py"]),
+        ("a.py", "\nimport torch.nowhere", ["ModuleNotFoundError", "line 2", "torch.nowhere"]),
+        ("a.py", "x = 1\ny = 1 / 0", ["ZeroDivisionError", "line 2 of '{folder}/a.py'"]),
+        ("a.py", "from .bad import x", ["ZeroDivisionError", "line 3 of '{folder}/bad.py'"]),
+        ("a.py", "from .broken import x", ["broken.py", "line 2"]),
+        ("a.yaml", "", ["a.yaml", "model, dataloader"]),
+        ("a.yaml", "- model\n- train", ["a.yaml", "model, dataloader"]),
+        ("a.yaml", "model", ["a.yaml", "model, dataloader"]),
+        ("a.yaml", "3", ["a.yaml"]),
+        ("a.yaml", "train:\n  lr: [1\nmodel: 3", ["a.yaml", "line 3"]),
+        ("a.yaml", "model: !!python/name:nowhere.x", ["a.yaml", "line 1", "nowhere"]),
+        ("a.yaml", "model: \x00", ["a.yaml"]),
     ],
 )
-def test_unknown_precision_is_refused(config, message):
-    with pytest.raises(ConfigError, match=message):
-        resolve_device(config, "cpu")
+def test_files_that_are_no_configs_are_refused(name, content, values, tmp_path):
+    (tmp_path / "bad.py").write_text("\n\nx = 1 / 0")
+    (tmp_path / "broken.py").write_text("x = 1\ny = )")
+    (tmp_path / name).write_text(content)
+    imports = builtins.__import__
+    with pytest.raises(ConfigError) as raised:
+        load_config(tmp_path / name)
+    message = str(raised.value)
+    assert [v for v in values if v.format(folder=tmp_path) not in message] == []
+    assert "\n" not in message
+    assert builtins.__import__ is imports
 
 
-@pytest.mark.parametrize(
-    ("path", "overrides", "message"),
-    [
-        ("nowhere.py", [], "there is no config file 'nowhere.py'"),
-        (PICO.parents[2] / "README.md", [], "cannot read the config file .*README.md'"),
-        (PICO, ["train.max_iter=[1"], r"cannot apply train.max_iter=\[1: no viable alternative"),
-        (PICO, ["train.max_iter.x=3"], "cannot apply train.max_iter.x=3: .* is not a config"),
-        (PICO, ["train.max_iter"], "cannot read the option 'train.max_iter': changes to the"),
-    ],
-)
-def test_configs_that_cannot_be_read_are_refused(path, overrides, message):
-    with pytest.raises(ConfigError, match=message):
-        load_config(path, overrides)
+@pytest.mark.parametrize("name", ["nowhere.py", "nowhere", "mvitv2_t_IN1K"])
+def test_names_of_no_config_are_refused(name):
+    with pytest.raises(ConfigError, match=name):
+        find_config(name)
 
 
-def test_a_config_that_is_no_python_is_refused(tmp_path):
-    path = tmp_path / "broken.py"
-    path.write_text("model = (")
-    with pytest.raises(ConfigError, match="cannot read the config file .*broken.py' *: .* syntax"):
-        load_config(path)
+def test_published_detectors_are_configs():
+    config, weights = find_config("mask_rcnn_mvitv2_t", ["train.max_iter=3"])
+    assert config.train.max_iter == 3
+    assert weights == MODELS["mask_rcnn_mvitv2_t"].url
+    assert find_config(PICO)[1] is None
 
 
 def test_the_output_folder_is_made_and_left_empty(tmp_path):
@@ -105,7 +133,4 @@ def test_an_output_folder_that_cannot_be_written_is_refused(folder, reason, tmp_
     folder = folder.format(file=tmp_path / "file")
     with pytest.raises(ConfigError) as error:
         prepare_output_dir(OmegaConf.create({"train": {"output_dir": folder}}))
-    assert str(error.value) == (
-        f"cannot write to the output folder '{folder}' ({reason}); choose another one with "
-        "train.output_dir=…"
-    )
+    assert f"'{folder}' ({reason})" in str(error.value)

@@ -1,8 +1,10 @@
 import logging
+import re
+import shutil
 
 import pytest
 from detectron2.config import LazyCall as L
-from detectron2.config import instantiate
+from detectron2.config import LazyConfig, instantiate
 from fvcore.common.param_scheduler import CosineParamScheduler
 from omegaconf import OmegaConf
 
@@ -42,8 +44,9 @@ def test_a_smaller_batch_sees_as_many_images_at_a_lower_rate(caplog):
     assert config.train.eval_period == 20_000
     assert config.train.checkpointer.period == 20_000
     assert caplog.messages[-1] == (
-        "Schedule: 270000 iterations of 16 images in 1 part(s) per process, learning rate 4e-05, "
-        "warm-up 1000 iterations, steps at 210000, 250000, an evaluation every 20000"
+        "Schedule: 270000 iterations of 16 images in 1 micro-batch(es) per rank, "
+        "learning rate 4e-05, warm-up 1000 iterations, steps at 210000, 250000, "
+        "an evaluation every 20000"
     )
 
 
@@ -62,7 +65,7 @@ def test_warm_up_leaves_most_of_a_short_training(caplog):
     fit_schedule(config, epochs=3, batch_size=4)
     assert config.train.max_iter == 75
     assert config.lr_multiplier.warmup_length == 0.1
-    assert "The warm-up is cut to 10 % of the training" in caplog.text
+    assert "The warm-up is shortened to 10 %" in caplog.text
     assert config.train.eval_period == 6
 
 
@@ -91,23 +94,48 @@ def test_schedules_without_steps_are_relative():
     assert rates(config, 0.5) == pytest.approx([0.5])
 
 
-@pytest.mark.parametrize("name", ["epochs", "batch_size", "grad_accum_steps"])
-def test_numbers_have_to_be_positive(name):
-    flag = f"--{name.replace('_', '-')}"
-    with pytest.raises(ConfigError, match=f"{flag} must be positive and finite, not 0"):
-        fit_schedule(make_config(), **{name: 0})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", -1.0),
+        ("epochs", float("nan")),
+        ("epochs", float("inf")),
+        ("epochs", 1e300),
+        ("batch_size", 0),
+        ("grad_accum_steps", -2),
+    ],
+)
+def test_impossible_values_are_refused_before_data_is_loaded(name, value):
+    config = make_config()
+    config.dataloader.train.dataset = L(fail)()
+    with pytest.raises(ConfigError, match=re.escape(f"not {value}")):
+        fit_schedule(config, **{name: value})
 
 
-@pytest.mark.parametrize("epochs", [float("nan"), float("inf"), -1.0])
-def test_epochs_that_are_no_number_of_passes(epochs):
-    with pytest.raises(ConfigError, match=f"--epochs must be positive and finite, not {epochs}"):
-        fit_schedule(make_config(), epochs=epochs)
+def fail():
+    raise AssertionError("the dataset is loaded")
+
+
+def test_warm_up_of_a_short_training_is_shortened_with_it(tmp_path):
+    """Of configs that count it in iterations."""
+    common = configs_folder() / "common"
+    path = tmp_path / "short.py"
+    shutil.copytree(common, tmp_path / "common")
+    path.write_text(
+        "from .common.schedule import cosine, multi_step\n"
+        "short, long = multi_step(20, decay_at=(0.5,)), cosine(300, warmup_iterations=70)\n"
+    )
+    config = LazyConfig.load(str(path))
+    assert config.short.warmup_length == 0.25
+    assert config.long.warmup_length == 70 / 300
+    assert instantiate(config.short)(0.3) == 1
 
 
 def test_a_config_without_a_length():
     config = make_config()
     config.train.max_iter = 0
-    with pytest.raises(ConfigError, match="no train.max_iter to go by; say how long with '--epo"):
+    with pytest.raises(ConfigError, match="train.max_iter"):
         fit_schedule(config, batch_size=2)
     fit_schedule(config, epochs=2, batch_size=20)
     assert config.train.max_iter == 10

@@ -1,115 +1,114 @@
-"""Mistakes in configs, and what is said about them."""
+"""Unknown fields and impossible values in configs."""
 
+import functools
 from pathlib import Path
 
 import pytest
-from detectron2.config import LazyConfig
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.modeling.roi_heads import CascadeROIHeads, MaskRCNNConvUpsampleHead
 from omegaconf import OmegaConf
 
+from mvit_det import MViTv2, MViTv2Backbone
 from mvit_det.config import load_config
-from mvit_det.config.validation import find_issues
+from mvit_det.config.validation import arguments_of, find_issues
 from mvit_det.errors import ConfigError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-PICO = CONFIGS / "shapes" / "mask_rcnn_mvitv2_pico.py"
-ALL = sorted([*(CONFIGS / "COCO").glob("*.py"), *(CONFIGS / "shapes").glob("*.py")])
-
-
-@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
-def test_the_configs_have_no_mistakes(path, tmp_path):
-    config = load_config(path)
-    # Nor have they as the YAML files that a training leaves.
-    LazyConfig.save(config, str(tmp_path / "config.yaml"))
-    load_config(tmp_path / "config.yaml")
+PICO = Path(__file__).resolve().parents[2] / "configs" / "shapes" / "mask_rcnn_mvitv2_pico.py"
+BACKBONE = "model.backbone.bottom_up"
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("field", "suggestion"),
     [
-        ("train.max_iters=3", "unknown field 'train.max_iters'; did you mean 'train.max_iter'?"),
-        ("train.amp.dtpe=x", "unknown field 'train.amp.dtpe'; did you mean 'train.amp.dtype'?"),
-        ("optimzer.lr=1", "unknown field 'optimzer.lr'; did you mean 'optimizer.lr'?"),
-        ("lr=1", "unknown field 'lr'; did you mean 'optimizer.lr'?"),
-        (
-            "bottom_up.embed_dim=64",
-            "unknown field 'bottom_up.embed_dim'; did you mean "
-            "'model.backbone.bottom_up.embed_dim'?",
-        ),
-        (
-            "model.backbone.bottom_up.emded_dim=3",
-            "unknown field 'model.backbone.bottom_up.emded_dim'; did you mean "
-            "'model.backbone.bottom_up.embed_dim'?",
-        ),
-        (
-            # Which the config leaves to its default.
-            "model.backbone.bottom_up.mask_paddding=True",
-            "unknown field 'model.backbone.bottom_up.mask_paddding'; did you mean "
-            "'model.backbone.bottom_up.mask_padding'?",
-        ),
-        (
-            "model.roi_heads.num_clases=5",
-            "unknown field 'model.roi_heads.num_clases'; did you mean "
-            "'model.roi_heads.num_classes'?",
-        ),
-        ("data.train_jsn=x", "unknown field 'data.train_jsn'; did you mean 'data.train_json'?"),
-        (
-            "train.favourite_colour=blue",
-            "unknown field 'train.favourite_colour'; to add it on purpose, write "
-            "'+train.favourite_colour=…'",
-        ),
-        (
-            "dataloader.train.mapper.augmentations.7.prob=1",
-            "unknown field 'dataloader.train.mapper.augmentations.7.prob': "
-            "'dataloader.train.mapper.augmentations' is a list of 1, numbered from 0",
-        ),
-        ("train.max_iter=ten", "train.max_iter must be an integer, not 'ten'"),
-        ("train.max_iter=1e4", "train.max_iter must be an integer, not 10000.0"),
-        (
-            "train.grad_accum_steps=0",
-            "train.grad_accum_steps must be an integer of at least 1, not 0",
-        ),
-        ("train.compile=yes", "train.compile must be true or false, not 'yes'"),
-        ("train.strategy=dp", "train.strategy must be 'ddp' or 'fsdp', not 'dp'"),
-        (
-            "train.ema.decay=1",
-            "train.ema.decay must be a number of at least 0 and below 1, not 1",
-        ),
-        ("train.amp=False", "train.amp must be a group of fields (enabled, dtype), not False"),
-        ("optimizer.lr=high", "optimizer.lr must be a number, not 'high'"),
-        ("optimizer.fused=yes", "optimizer.fused must be true or false, not 'yes'"),
-        (
-            "train.seed=${..seeds}",
-            "train.seed refers to what is not there: Interpolation key 'seeds' not found",
-        ),
-        ("~train.seed=1", "cannot apply ~train.seed=1: fields cannot be removed"),
+        ("train.max_iters", "train.max_iter"),
+        ("train.amp.dtpe", "train.amp.dtype"),
+        ("optimzer.lr", "optimizer.lr"),
+        ("lr", "optimizer.lr"),
+        ("bottom_up.embed_dim", f"{BACKBONE}.embed_dim"),
+        (f"{BACKBONE}.emded_dim", f"{BACKBONE}.embed_dim"),
+        # The config leaves it at its default.
+        (f"{BACKBONE}.mask_paddding", f"{BACKBONE}.mask_padding"),
+        ("model.roi_heads.num_clases", "model.roi_heads.num_classes"),
+        ("data.train_jsn", "data.train_json"),
+        ("train.favourite_colour", "+train.favourite_colour=…"),
+        ("dataloader.train.mapper.augmentations.7.prob", "a list of 1, numbered from 0"),
     ],
 )
-def test_wrong_changes_get_one_sentence(override, message):
+def test_unknown_fields_get_the_closest_match(field, suggestion):
     with pytest.raises(ConfigError) as raised:
-        load_config(PICO, [override])
-    assert str(raised.value) == message
+        load_config(PICO, [f"{field}=1"])
+    message = str(raised.value)
+    assert message.startswith(f"unknown field '{field}'")
+    assert suggestion in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("train.max_iter=ten", "an integer of at least 0"),
+        ("train.max_iter=1e4", "an integer of at least 0"),
+        ("train.grad_accum_steps=0", "an integer of at least 1"),
+        ("train.compile=yes", "true or false"),
+        ("train.strategy=dp", "'ddp' or 'fsdp'"),
+        ("train.ema.decay=1", "a number of at least 0 and below 1"),
+        ("train.amp=False", "a group of fields (enabled, dtype)"),
+        ("train.output_dir=null", "a string"),
+        ("train.seed=9999999999", "an integer of at most 4294967295"),
+        ("optimizer.lr=high", "a number above 0"),
+        ("optimizer.lr=nan", "a number above 0"),
+        ("optimizer.lr=0", "a number above 0"),
+        ("optimizer.betas=[0.9,1.5]", "a list of numbers of at least 0 and below 1"),
+        ("optimizer.fused=yes", "true or false, or none"),
+        ("dataloader.train.num_workers=-1", "an integer of at least 0"),
+        ("dataloader.test.batch_size=0", "an integer of at least 1"),
+        ("dataloader.train.total_batch_size=2.5", "an integer of at least 1"),
+        ("model.roi_heads.num_classes=-3", "an integer of at least 1"),
+        (f"{BACKBONE}.depths=[1,-1]", "a list of integers of at least 1"),
+        ("model.pixel_std=[1,0,1]", "a list of numbers above 0"),
+        ("lr_multiplier.warmup_length=2", "a number from 0 to 1"),
+        # Of what the schema does not describe, as far as the type of the present value shows it.
+        ("model.proposal_generator.nms_thresh=nan", "a number"),
+        ("model.proposal_generator.nms_thresh=high", "a number"),
+        ("model.backbone.bottom_up.residual_pooling=maybe", "true or false"),
+    ],
+)
+def test_impossible_values_are_refused(override, allowed):
+    overrides = [f"+{BACKBONE}.residual_pooling=True", override]
+    path, _, value = override.partition("=")
+    with pytest.raises(ConfigError) as raised:
+        load_config(PICO, overrides)
+    message = str(raised.value)
+    if path == "model.roi_heads.num_classes":
+        assert len(message.splitlines()) == 1
+    assert message.startswith(f"{path} must be {allowed}, not ")
+
+
+def test_a_reference_to_a_missing_field_is_named():
+    with pytest.raises(ConfigError, match="train.seed .*'seeds'"):
+        load_config(PICO, ["train.seed=${..seeds}"])
 
 
 def test_all_mistakes_are_named_at_once():
     with pytest.raises(ConfigError) as raised:
         load_config(PICO, ["train.max_iters=3", "optimizer.lr=high", "train.seed=one"])
-    assert str(raised.value).splitlines() == [
-        "the config has 3 mistakes:",
-        "  unknown field 'train.max_iters'; did you mean 'train.max_iter'?",
-        "  optimizer.lr must be a number, not 'high'",
-        "  train.seed must be an integer, not 'one'",
-    ]
+    first, *others = str(raised.value).splitlines()
+    assert "3 mistakes" in first
+    assert [line.split()[0] for line in others[1:]] == ["train.seed", "optimizer.lr"] or [
+        line.split()[0] for line in others[1:]
+    ] == ["optimizer.lr", "train.seed"]
+    assert "'train.max_iters'" in others[0]
 
 
-def test_arguments_that_the_config_leaves_to_their_defaults_can_be_set():
+def test_arguments_that_the_config_leaves_at_their_defaults_can_be_set():
     config = load_config(
         PICO,
         [
-            "model.backbone.bottom_up.mask_padding=True",
-            "model.backbone.bottom_up.use_checkpoint=[scale2,scale3]",
-            "dataloader.train.dataset.min_keypoints=0",
+            f"{BACKBONE}.mask_padding=True",
+            f"{BACKBONE}.use_checkpoint=[scale2,scale3]",
+            "dataloader.train.dataset.filter_empty=False",
             "dataloader.train.mapper.augmentations.0.prob=0.25",
-            "dataloader.train.dataset.names=[shapes_train,shapes_val]",
             "optimizer.lr=${train.max_grad_norm}",
             "optimizer.fused=null",
             "data.train_json=x.json",
@@ -127,63 +126,39 @@ def test_fields_can_be_added_on_purpose():
     )
     assert config.notes.author == "you"
     assert config.train.ddp.static_graph is True
-    # Where it is there already, it is changed.
+    # An existing field is changed.
     assert load_config(PICO, ["++train.seed=5"]).train.seed == 5
 
 
-@pytest.fixture
-def mistaken(tmp_path):
-    """A function from lines of code to the message about a config file that ends with them."""
-
-    def message(*lines):
-        path = tmp_path / "own.py"
-        path.write_text(
-            "from detectron2.config import LazyConfig\n"
-            f"config = LazyConfig.load({str(PICO)!r})\n"
-            "model, dataloader, data = config.model, config.dataloader, config.data\n"
-            "optimizer, lr_multiplier = config.optimizer, config.lr_multiplier\n"
-            "train = config.train\n"
-            "del config\n" + "\n".join(lines) + "\n"
-        )
-        with pytest.raises(ConfigError) as raised:
-            load_config(path)
-        return str(raised.value)
-
-    return message
-
-
-def test_mistakes_in_files_are_found(mistaken):
-    assert mistaken("train.max_iters = 3") == (
-        "unknown field 'train.max_iters'; did you mean 'train.max_iter'?"
+@pytest.mark.parametrize(
+    ("code", "values"),
+    [
+        ("train.max_iters = 3", ["'train.max_iters'", "'train.max_iter'"]),
+        ("train.colour = 3", ["'train.colour'", "output_dir, init_checkpoint, "]),
+        ("model.backbone.bottom_up.embd_dim = 3", [f"'{BACKBONE}.embed_dim'"]),
+        (
+            "dataloader.train.mapper.augmentations[0].p = 1",
+            ["augmentations.0.p'", "RandomFlip takes prob, horizontal, vertical"],
+        ),
+        ("optimiser = optimizer; del optimizer", ["'optimizer'", "'optimiser'"]),
+        ("dataloader.train.on_bad_image = '${data.policy}'", ["train.on_bad_image", "data.policy"]),
+        ("model._target_ = 'nowhere.Detector'", ["model._target_", "'nowhere.Detector'"]),
+        ("train = 3", ["'train'"]),
+        ("train = None", ["'train'"]),
+        ("train.amp = 3", ["train.amp must be a group of fields (enabled, dtype), not 3"]),
+    ],
+)
+def test_mistakes_in_files_are_found(code, values, tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(
+        f"from detectron2.config import LazyConfig\nbase = LazyConfig.load({str(PICO)!r})\n"
+        "model, dataloader, data, train = base.model, base.dataloader, base.data, base.train\n"
+        f"optimizer, lr_multiplier = base.optimizer, base.lr_multiplier\ndel base\n{code}\n"
     )
-    assert mistaken("train.colour = 3").startswith(
-        "unknown field 'train.colour'; train has output_dir, init_checkpoint, "
-    )
-    assert mistaken("model.backbone.bottom_up.embd_dim = 3") == (
-        "unknown field 'model.backbone.bottom_up.embd_dim'; did you mean "
-        "'model.backbone.bottom_up.embed_dim'?"
-    )
-    assert mistaken("dataloader.train.mapper.augmentations[0].p = 1") == (
-        "unknown field 'dataloader.train.mapper.augmentations.0.p'; RandomFlip takes prob, "
-        "horizontal, vertical"
-    )
-    assert mistaken("optimiser = optimizer", "del optimizer") == (
-        "the config has no 'optimizer'; is it 'optimiser'?"
-    )
-    assert mistaken("del data", "dataloader.test.on_bad_image = 'skip'") == (
-        "dataloader.train.on_bad_image refers to what is not there: Interpolation key "
-        "'data.on_bad_image' not found"
-    )
-    assert mistaken("model._target_ = 'nowhere.Detector'") == (
-        "model._target_ is 'nowhere.Detector', which cannot be imported"
-    )
-    assert mistaken("train = dict(train)", "train.pop('ema')", "train['amp'].pop('dtype')") == (
-        "the config has 2 mistakes:\n"
-        "  the config has no train.amp.dtype; configs/common/train.py holds all fields with their "
-        "defaults\n"
-        "  the config has no train.ema; configs/common/train.py holds all fields with their "
-        "defaults"
-    )
+    with pytest.raises(ConfigError) as raised:
+        load_config(path)
+    assert [value for value in values if value not in str(raised.value)] == []
+    assert "\n" not in str(raised.value)
 
 
 def test_other_entries_may_hold_anything():
@@ -191,10 +166,58 @@ def test_other_entries_may_hold_anything():
     config.helper = {"anything": {"goes": [1, "two"]}}
     config.data.class_names = ["cat", "犬"]
     assert find_issues(config) == []
-    config.data.class_names = [1]
-    assert find_issues(config) == ["data.class_names must be a list of strings, not [1]"]
     config = OmegaConf.create({"train": dict(config.train)}, flags={"allow_objects": True})
-    assert find_issues(config) == [
-        f"the config has no '{name}'"
-        for name in ("model", "dataloader", "optimizer", "lr_multiplier")
-    ]
+    assert len(find_issues(config)) == 4
+
+
+class Base:
+    def __init__(self, a, *, b=1):
+        pass
+
+
+class Inherits(Base):
+    pass
+
+
+class PassesOn(Inherits):
+    def __init__(self, *, c, **rest):
+        super().__init__(
+            1,
+            **rest,
+        )
+
+
+class Keeps(Base):
+    def __init__(self, c, **rest):
+        super().__init__(1, b=2)
+        self.rest = rest
+
+
+class PassesOnToKeeps(Keeps):
+    def __init__(self, d, **rest):
+        super().__init__(c=1, **rest)
+
+
+class Decorated(Base):
+    @functools.wraps(PassesOn.__init__)
+    def __init__(self, *args, **kwargs):
+        PassesOn.__init__(self, *args, **kwargs)
+
+
+def test_arguments_include_those_of_parents_that_get_the_rest():
+    assert arguments_of(Base) == arguments_of(Inherits) == (("a", "b"), False)
+    assert arguments_of(PassesOn) == arguments_of(Decorated) == (("c", "a", "b"), False)
+    # The rest goes to an unknown place.
+    assert arguments_of(Keeps) == (("c",), True)
+    assert arguments_of(PassesOnToKeeps) == (("d", "c"), True)
+    assert arguments_of(lambda x, /, y, *z, k=1, **rest: None) == (("y", "k"), True)
+    for target, some in (
+        (MViTv2Backbone, {*arguments_of(MViTv2)[0], "freeze_at"}),
+        (CascadeROIHeads, {"box_heads", "mask_head", "num_classes", "proposal_append_gt"}),
+        (MaskRCNNConvUpsampleHead, {"input_shape", "num_classes", "conv_dims", "vis_period"}),
+        (DatasetMapper, {"is_train", "augmentations", "recompute_boxes"}),
+        (torch.optim.AdamW, {"params", "lr", "betas", "fused"}),
+    ):
+        names, is_open = arguments_of(target)
+        assert some <= set(names)
+        assert not is_open, target

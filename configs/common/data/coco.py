@@ -1,23 +1,17 @@
 """COCO 2017 for instance segmentation, with crops and resizing to many scales."""
 
+from dataclasses import asdict
+
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
+from mvit_det.config.schema import Data
 from mvit_det.data import DatasetMapper, load_records
 from mvit_det.data.loading import EvaluationLoader, TrainingLoader
 from mvit_det.evaluation import COCOEvaluator
 
-# Data of one's own, in COCO's format; `--train-json` and its like fill it in.
-data = dict(
-    train_json="",
-    train_images="",
-    val_json="",
-    val_images="",
-    # One name per class; empty stands for those of the registered dataset.
-    class_names=[],
-    # An image or annotation that cannot be used: 'raise' stops, 'skip' takes the next image.
-    on_bad_image="raise",
-)
+# A custom dataset; `--train-json` and similar flags fill it in.
+data = asdict(Data())
 
 dataloader = dict(
     train=L(TrainingLoader)(
