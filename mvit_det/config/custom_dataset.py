@@ -200,8 +200,7 @@ def _leave_lvis(config: DictConfig) -> None:
     target = locate_target(evaluator.get("_target_"))
     if isinstance(target, type) and issubclass(target, LVISEvaluator):
         config.dataloader.evaluator = LazyCall(COCOEvaluator)(
-            dataset_name="${..test.dataset.names}",
-            max_dets_per_image=evaluator.get("max_dets_per_image") or 100,
+            dataset_name="${..test.dataset.names}"
         )
 
 

@@ -85,7 +85,7 @@ def test_commands(run_text, write_parts, tmp_path, capsys):
 
     trained, estimated = run_text(text, tmp_path)
 
-    assert "Schedule: 7 iterations of 8 images in 4 part(s) per process" in trained
+    assert "Schedule: 7 iterations of 8 images in 4 micro-batch(es) per rank" in trained
     saved = torch.load(tmp_path / "output" / "parts" / "model_final.pth", weights_only=True)
     assert saved["iteration"] == 6
     for folder in ("evaluation", "evaluation_ema"):

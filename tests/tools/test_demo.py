@@ -258,7 +258,7 @@ def test_memory_does_not_grow_with_a_video(demo, monkeypatch):
         (["photos"], {"weights": "no.pth"}, "error: there is no file 'no.pth'"),
         (["photos"], {"weights": None}, "error: no weights to predict with"),
         (["photos", "--opts", "model.roi_heads.num_classes=3"], {}, "classes, config has 3"),
-        (["photos", "--opts", "no_change"], {}, "error: cannot read the option 'no_change'"),
+        (["photos", "--opts", "no_change"], {}, "error: cannot read the argument 'no_change'"),
         (["photos", "--confidence-threshold", "50"], {}, "error: score_threshold is 50"),
         (["photos", "--output", "x.png"], {}, "error: 'x.png' is one file"),
     ],
