@@ -1,15 +1,14 @@
 """MViTv2 as the classifier it is in pre-training (MViTv2, sections 4.1 and 5.1)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from .class_token import block_with_class_token
 from .mvit import MViTv2
-from .plan import BlockPlan, first_scale
+from .padding import pooled_sizes
+from .plan import first_scale
 from .position import resize_absolute_positions
 from .transformer import MultiScaleTransformer
 
@@ -88,16 +87,15 @@ class MViTv2Classifier(MultiScaleTransformer):
         """
         x = self.patch_embed(images)
         grid = (x.shape[1], x.shape[2])
-        has_token = self.cls_token is not None
         if self.pos_embed is not None:
-            x = x + resize_absolute_positions(self.pos_embed, grid, has_token)
-        summary = self._class_token(x, grid) if has_token else self._mean(x)
+            x = x + resize_absolute_positions(self.pos_embed, grid, self.cls_token is not None)
+        summary = self._mean(x) if self.cls_token is None else self._class_token(x, grid)
         return self.head(summary)
 
     def _mean(self, x: Tensor) -> Tensor:
         """The mean of all tokens behind the last block, (N, H, W, C) to (N, channels)."""
         for plan, block in zip(self.plan, self.blocks, strict=True):
-            x = self._run(plan, block, x)
+            x = self.run_block(plan, block, x)
         return self.norm(x).mean(dim=(1, 2))
 
     def _class_token(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -107,11 +105,6 @@ class MViTv2Classifier(MultiScaleTransformer):
             token = token + self.pos_embed[:, :1]
         tokens = torch.cat([token, x.flatten(1, 2)], dim=1)
         for plan, block in zip(self.plan, self.blocks, strict=True):
-            tokens, grid = self._run(plan, block_with_class_token, block, tokens, grid)
+            tokens = self.run_block(plan, block, tokens, None, grid)
+            (grid,) = pooled_sizes([grid], plan.query_stride)
         return self.norm(tokens[:, 0])
-
-    def _run(self, plan: BlockPlan, function: Callable[..., Any], *inputs: Any) -> Any:
-        """Runs a block, keeping its activations or not."""
-        if plan.scale in self.checkpointed and torch.is_grad_enabled():
-            return checkpoint(function, *inputs, use_reentrant=False)
-        return function(*inputs)

@@ -1,6 +1,7 @@
 """Small parts of the backbone that hold parameters."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,30 +15,36 @@ NormLayer = Callable[[int], nn.Module]
 
 
 class PatchEmbed(nn.Module):
-    """Turns an image into a grid of tokens: one convolution, overlapping where kernel > stride.
+    """Turns images or clips into a grid of tokens: one convolution, overlapping if kernel > stride.
 
     Maps (N, in_chans, H, W) to (N, ceil(H / stride), ceil(W / stride), embed_dim) with the padding
-    that MViTv2 uses, half the kernel.
+    that MViTv2 uses, half the kernel; and clips, whose sizes begin with the time, accordingly.
     """
 
     def __init__(
-        self, in_chans: int, embed_dim: int, kernel_size: int, stride: int, padding: int
+        self,
+        in_chans: int,
+        embed_dim: int,
+        kernel_size: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
     ) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size, stride=stride, padding=padding)
+        conv: Any = nn.Conv2d if len(kernel_size) == 2 else nn.Conv3d
+        self.proj = conv(in_chans, embed_dim, kernel_size, stride=stride, padding=padding)
 
-    def forward(self, images: Tensor) -> Tensor:
-        in_chans, kernel_size = self.proj.in_channels, self.proj.kernel_size[0]
-        if images.ndim != 4 or images.shape[1] != in_chans:
+    def forward(self, x: Tensor) -> Tensor:
+        in_chans, kernel_size = self.proj.in_channels, self.proj.kernel_size
+        kind, axes = ("images", "H, W") if len(kernel_size) == 2 else ("clips", "T, H, W")
+        if x.ndim != len(kernel_size) + 2 or x.shape[1] != in_chans:
+            shape = f"(N, {in_chans}, {axes})"
+            raise ValueError(f"{kind} must have shape {shape}, not {tuple(x.shape)}")
+        if min(x.shape[-2:]) < kernel_size[-1]:
             raise ValueError(
-                f"images must have shape (N, {in_chans}, H, W), not {tuple(images.shape)}"
+                f"{kind} must be at least {kernel_size[-1]} pixels high and wide, "
+                f"not {x.shape[-2]} by {x.shape[-1]}"
             )
-        if min(images.shape[2:]) < kernel_size:
-            raise ValueError(
-                f"images must be at least {kernel_size} pixels high and wide, "
-                f"not {images.shape[2]} by {images.shape[3]}"
-            )
-        return self.proj(images).permute(0, 2, 3, 1).contiguous()
+        return self.proj(x).movedim(1, -1).contiguous()
 
 
 class Mlp(nn.Module):
@@ -65,12 +72,25 @@ class SkipPool(nn.Module):
         self.stride = stride
         self.pool = nn.MaxPool2d(stride + 1, stride, padding=(stride + 1) // 2)
 
-    def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, sizes: Sizes | None = None, grid: tuple[int, ...] | None = None
+    ) -> Tensor:
         """Maps (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), C).
 
-        With sizes of the images in the batch, their padding never is the maximum.
+        Args:
+            x: tokens.
+            sizes: of the images in the batch, whose padding then never is the maximum.
+            grid: as in `MultiScaleAttention.forward`; the class token stays as it is.
         """
-        if sizes is not None:
-            x = fill_padding(x.clone(), sizes, torch.finfo(x.dtype).min)
-        x = self.pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x if sizes is None else fill_padding(x, pooled_sizes(sizes, self.stride))
+        if grid is not None:
+            pooled = self._pool(x[:, 1:].unflatten(1, grid))
+            return torch.cat([x[:, :1], pooled.flatten(1, -2)], dim=1)
+        if sizes is None:
+            return self._pool(x)
+        x = self._pool(fill_padding(x.clone(), sizes, torch.finfo(x.dtype).min))
+        return fill_padding(x, pooled_sizes(sizes, self.stride))
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """Pools height and width of (N, *grid, C); the frames of a clip each on its own."""
+        images = x.flatten(0, -4).permute(0, 3, 1, 2)
+        return self.pool(images).permute(0, 2, 3, 1).unflatten(0, x.shape[:-3])

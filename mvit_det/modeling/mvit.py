@@ -2,19 +2,15 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from torchvision.ops import StochasticDepth
 
-from .attention import MultiScaleAttention
-from .layers import Mlp, NormLayer, PatchEmbed, SkipPool
+from .layers import NormLayer, PatchEmbed
 from .padding import Sizes, fill_padding, pad_to, pooled_sizes, unpadded_sizes
-from .plan import BlockPlan, first_scale, plan_blocks
+from .plan import first_scale, plan_blocks
 from .position import resize_absolute_positions
-from .transformer import MultiScaleTransformer
+from .transformer import MultiScaleBlock, MultiScaleTransformer
 
 # Whether tokens get absolute positions, and which relative ones the logits of attention do.
 POSITIONS: dict[str, tuple[bool, str | None]] = {
@@ -24,47 +20,6 @@ POSITIONS: dict[str, tuple[bool, str | None]] = {
     "joint": (False, "joint"),
     "absolute+decomposed": (True, "decomposed"),
 }
-
-
-class MultiScaleBlock(nn.Module):
-    """Pooling attention and an MLP, each with a skip path and a norm in front.
-
-    Where a stage begins, the skip path of attention is pooled along with the query. The skip path
-    beside what widens, attention or MLP, is widened along with it.
-    """
-
-    def __init__(
-        self, plan: BlockPlan, *, mlp_ratio: float, norm_layer: NormLayer, **attention: Any
-    ) -> None:
-        super().__init__()
-        self.norm1 = norm_layer(plan.dim)
-        self.attn = MultiScaleAttention(plan, norm_layer=norm_layer, **attention)
-        widens, pools = plan.dim != plan.dim_out, plan.query_stride > 1
-        self.proj = nn.Linear(plan.dim, plan.dim_out) if widens else nn.Identity()
-        self.pool_skip = SkipPool(plan.query_stride) if pools else nn.Identity()
-        self.pools = pools
-        self.widens_in_attention = plan.widens_in_attention
-        self.widens_in_mlp = plan.widens_in_mlp
-        self.norm2 = norm_layer(plan.attention_dim)
-        self.mlp = Mlp(plan.attention_dim, int(plan.attention_dim * mlp_ratio), plan.dim_out)
-        self.drop_path = StochasticDepth(plan.drop_path, mode="row")
-
-    def forward(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
-        """Maps (N, H, W, dim) to (N, ceil(H / query stride), ceil(W / query stride), dim_out).
-
-        Args:
-            x: tokens.
-            sizes: as in `MultiScaleAttention.forward`.
-        """
-        normed = self.norm1(x)
-        # A skip path that changes its width starts behind the norm (as in the original).
-        skip = self.proj(normed) if self.widens_in_attention else x
-        if self.pools:
-            skip = self.pool_skip(skip, sizes)
-        x = skip + self.drop_path(self.attn(normed, sizes))
-        normed = self.norm2(x)
-        skip = self.proj(normed) if self.widens_in_mlp else x
-        return skip + self.drop_path(self.mlp(normed))
 
 
 class MViTv2(MultiScaleTransformer):
@@ -219,7 +174,7 @@ class MViTv2(MultiScaleTransformer):
         self.out_feature_strides = {name: strides[name] for name in out_features}
 
         self.patch_embed = PatchEmbed(
-            in_chans, embed_dim, patch_kernel, patch_stride, patch_padding
+            in_chans, embed_dim, (patch_kernel,) * 2, (patch_stride,) * 2, (patch_padding,) * 2
         )
         if has_absolute:
             positions = table_size**2 + int(pretrain_class_token)
@@ -284,14 +239,11 @@ class MViTv2(MultiScaleTransformer):
             x = x + self._absolute_positions(x, sizes)
         outputs = {}
         for plan, block in zip(self.plan, self.blocks, strict=True):
-            if plan.scale in self.checkpointed and torch.is_grad_enabled():
-                x = checkpoint(block, x, sizes, use_reentrant=False)
-            else:
-                x = block(x, sizes)
+            x = self.run_block(plan, block, x, sizes)
             if sizes is not None:
                 sizes = pooled_sizes(sizes, plan.query_stride)
             if plan.is_last and plan.scale in self.out_features:
-                features = self.get_submodule(f"{plan.scale}_norm")(x)
+                features = getattr(self, f"{plan.scale}_norm")(x)
                 if sizes is not None:
                     fill_padding(features, sizes)
                 outputs[plan.scale] = features.permute(0, 3, 1, 2)

@@ -56,25 +56,30 @@ def fill_padding(x: Tensor, sizes: Sizes, value: float = 0.0) -> Tensor:
 
 
 def key_masks(
-    sizes: Sizes, grid: tuple[int, int], window: tuple[int, int], like: Tensor
+    sizes: Sizes,
+    grid: tuple[int, int],
+    window: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """What to add to logits so that keys beyond the images get no attention.
+    """Masks added to the logits, so that keys beyond the images get no attention.
 
     Args:
         sizes: of the N images on the grid of keys.
         grid: height and width of that grid.
         window: height and width of a window of keys.
-        like: gives type and device.
+        dtype: that the products are computed in.
+        device: of the result.
 
     Returns:
         For rows of keys (N * windows, 1, 1, window height) and for columns
         (N * windows, 1, 1, window width): 0 inside, a large negative number beyond.
     """
     # The sum of two must still be finite.
-    beyond = torch.finfo(like.dtype).min / 4
+    beyond = torch.finfo(dtype).min / 4
     down, across = windows_to_cover(grid, window)
-    rows = like.new_full((len(sizes), down * window[0]), beyond)
-    columns = like.new_full((len(sizes), across * window[1]), beyond)
+    rows = torch.full((len(sizes), down * window[0]), beyond, dtype=dtype, device=device)
+    columns = torch.full((len(sizes), across * window[1]), beyond, dtype=dtype, device=device)
     for index, (height, width) in enumerate(sizes):
         rows[index, :height] = 0
         columns[index, :width] = 0

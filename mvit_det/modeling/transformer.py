@@ -1,12 +1,61 @@
-"""The base class of MViTv2 models, as backbone and as classifier."""
+"""The blocks of MViT, and the base class of all models that are made of them."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
-from .layers import PatchEmbed
+from .attention import MultiScaleAttention
+from .layers import Mlp, NormLayer, PatchEmbed, SkipPool
+from .padding import Sizes
 from .plan import BlockPlan
+
+
+class MultiScaleBlock(nn.Module):
+    """Pooling attention and an MLP, each with a skip path and a norm in front.
+
+    Where a stage begins, the skip path of attention is pooled along with the query. The skip path
+    beside what widens, attention or MLP, is widened along with it.
+    """
+
+    def __init__(
+        self, plan: BlockPlan, *, mlp_ratio: float, norm_layer: NormLayer, **attention: Any
+    ) -> None:
+        super().__init__()
+        self.norm1 = norm_layer(plan.dim)
+        self.attn = MultiScaleAttention(plan, norm_layer=norm_layer, **attention)
+        widens, pools = plan.dim != plan.dim_out, plan.query_stride > 1
+        self.proj = nn.Linear(plan.dim, plan.dim_out) if widens else nn.Identity()
+        self.pool_skip = SkipPool(plan.query_stride) if pools else nn.Identity()
+        self.pools = pools
+        self.widens_in_attention = plan.widens_in_attention
+        self.widens_in_mlp = plan.widens_in_mlp
+        self.norm2 = norm_layer(plan.attention_dim)
+        self.mlp = Mlp(plan.attention_dim, int(plan.attention_dim * mlp_ratio), plan.dim_out)
+        self.drop_path = StochasticDepth(plan.drop_path, mode="row")
+
+    def forward(
+        self, x: Tensor, sizes: Sizes | None = None, grid: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """Maps (N, H, W, dim) to (N, ceil(H / query stride), ceil(W / query stride), dim_out).
+
+        Args:
+            x: tokens.
+            sizes: as in `MultiScaleAttention.forward`.
+            grid: as in `MultiScaleAttention.forward`.
+        """
+        normed = self.norm1(x)
+        # A skip path that changes its width starts behind the norm (as in the original).
+        skip = self.proj(normed) if self.widens_in_attention else x
+        if self.pools:
+            skip = self.pool_skip(skip, sizes, grid)
+        x = skip + self.drop_path(self.attn(normed, sizes, grid))
+        normed = self.norm2(x)
+        skip = self.proj(normed) if self.widens_in_mlp else x
+        return skip + self.drop_path(self.mlp(normed))
 
 
 class MultiScaleTransformer(nn.Module):
@@ -18,13 +67,21 @@ class MultiScaleTransformer(nn.Module):
 
     Attributes:
         plan: geometry of each block.
-        patch_embed: makes tokens of pixels.
+        patch_embed: turns pixels into tokens.
         blocks: one per entry of `plan`.
+        checkpointed: names of the stages whose blocks are computed again in the backward pass.
     """
 
     plan: Sequence[BlockPlan]
     patch_embed: PatchEmbed
     blocks: nn.ModuleList
+    checkpointed: Sequence[str]
+
+    def run_block(self, plan: BlockPlan, block: nn.Module, *inputs: Any) -> Tensor:
+        """Runs one of the blocks, keeping its activations or not."""
+        if plan.scale in self.checkpointed and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
     def freeze(self, freeze_at: int) -> None:
         """Freezes the embedding and the first stages, and turns off their stochastic depth.

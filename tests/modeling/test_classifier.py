@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from timm.models.mvitv2 import MultiScaleVit, model_cfgs
+import torch.nn.functional as F
+from timm.models.mvitv2 import MultiScaleAttention, MultiScaleVit, model_cfgs
 
 import mvit_det
 from mvit_det import MViTv2Classifier, model_zoo
@@ -13,6 +14,7 @@ from mvit_det.checkpoint import load_weights
 from mvit_det.checkpoint.formats import recognise, to_timm
 from mvit_det.checkpoint.load_report import KeyStatus
 from mvit_det.errors import CheckpointError
+from mvit_det.modeling.position import relative_positions
 
 # timm's name, ours, and what differs from the size in the published weights.
 MODELS = {
@@ -55,8 +57,23 @@ def randomize(model, seed=0):
 
 
 def make_timm(name, img_size=224, num_classes=1000, **changes):
-    # timm reckons strides out anew, and takes what it has reckoned out before.
-    return MultiScaleVit(replace(model_cfgs[name], **changes), img_size, num_classes=num_classes)
+    """timm's model, with the class token out of residual pooling where it has one.
+
+    The published weights with a class token were trained so; timm adds its query nevertheless.
+    """
+    # timm derives the strides again when the configuration is copied.
+    config = replace(model_cfgs[name], **changes)
+    model = MultiScaleVit(config, img_size, num_classes=num_classes)
+
+    def subtract_residual_of_class_token(attention, inputs, output):
+        query = attention.qkv(inputs[0][:, :1]).unflatten(-1, (3, attention.num_heads, -1))[:, :, 0]
+        output[0][:, :1] -= F.linear(attention.norm_q(query).flatten(2), attention.proj.weight)
+
+    if config.use_cls_token and config.residual_pooling:
+        for module in model.modules():
+            if isinstance(module, MultiScaleAttention):
+                module.register_forward_hook(subtract_residual_of_class_token)
+    return model
 
 
 def make(size, num_classes=1000, **arguments):
@@ -187,6 +204,40 @@ def test_other_images_and_batches(class_token):
         with torch.autocast("cpu", torch.bfloat16):
             half = model(images)
     assert (half - batch).norm() <= 0.05 * batch.norm()
+
+
+def test_class_token_has_no_residual_pooling_and_no_positions():
+    """SlowFast's formulas, written out."""
+    attention = pico(class_token=True, depths=(1, 2), num_heads=2).blocks[1].attn
+    grid, dim = (5, 6), attention.qkv.in_features
+    tokens = torch.randn(2, 1 + 30, dim)
+    query, key, value = attention.qkv(tokens).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+
+    def pool(x, conv, norm):
+        token, rest = x[:, :, :1], x[:, :, 1:].flatten(0, 1).transpose(1, 2).unflatten(2, grid)
+        pooled = conv(rest)
+        rest = pooled.flatten(2).transpose(1, 2).unflatten(0, (2, 4))
+        return norm(torch.cat([token, rest], dim=2)), pooled.shape[2:]
+
+    query, (rows, columns) = pool(query, attention.pool_q, attention.norm_q)
+    key, (key_rows, key_columns) = pool(key, attention.pool_k, attention.norm_k)
+    value, _ = pool(value, attention.pool_v, attention.norm_v)
+    logits = attention.scale * query @ key.transpose(2, 3)
+    heights = relative_positions(attention.rel_pos_h, rows, key_rows)
+    widths = relative_positions(attention.rel_pos_w, columns, key_columns)
+    on_grid = query[:, :, 1:].unflatten(2, (rows, columns))
+    logits[:, :, 1:, 1:] += (
+        (
+            torch.einsum("bnhwc,hkc->bnhwk", on_grid, heights)[..., :, None]
+            + torch.einsum("bnhwc,wkc->bnhwk", on_grid, widths)[..., None, :]
+        )
+        .flatten(4)
+        .flatten(2, 3)
+    )
+    expected = logits.softmax(-1) @ value
+    expected[:, :, 1:] += query[:, :, 1:]
+    expected = attention.proj(expected.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention(tokens, grid=grid), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("class_token", [False, True])

@@ -56,7 +56,7 @@ def test_pad_to_fills_up_with_zeros():
 @pytest.mark.parametrize(("grid", "window"), [((5, 7), (3, 4)), ((5, 7), (5, 7)), ((4, 4), (2, 2))])
 def test_key_masks_mark_what_lies_beyond_each_image(grid, window):
     sizes = [(3, 4), (4, 2)]
-    rows, columns = key_masks(sizes, grid, window, like=torch.zeros(1))
+    rows, columns = key_masks(sizes, grid, window, torch.float32, torch.device("cpu"))
     masked = (rows[..., :, None] + columns[..., None, :]).flatten(-2) < 0
     inside = torch.zeros(2, *grid, 1, 1)
     for image, (height, width) in zip(inside, sizes):

@@ -1,10 +1,7 @@
 """The same features on every way through the model: compiled, in lower precision, exported."""
 
-import copy
-
 import pytest
 import torch
-from torch import nn
 
 from mvit_det.modeling import MViTv2
 
@@ -180,51 +177,3 @@ def test_exported_program_gives_the_same_features(model):
         assert_features_equal(program.module()(images), model(images), 1e-5)
     targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not any("mvit_det" in target or "einsum" in target for target in targets)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda m: m.load_state_dict({k: v + 0.1 for k, v in m.state_dict().items()}),
-        lambda m: torch.optim.SGD(m.parameters(), lr=0.1).step(),
-        lambda m: m.half().float(),
-        lambda m: m.double(),
-        lambda m: m.train().eval(),
-        lambda m: (m.blocks[0].attn.rel_pos_h.data.fill_(0.3), m.train().eval()),
-    ],
-    ids=["load", "step", "half and back", "double", "mode", "data"],
-)
-def test_kept_position_tables_follow_the_weights(model, change):
-    images = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        model(images)
-        first = model(images)
-        assert_features_equal(model(images), first, 0)
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    change(model)
-    with torch.no_grad():
-        images = images.to(model.patch_embed.proj.weight.dtype)
-        fresh = MViTv2(**PICO).to(images.dtype).eval()
-        fresh.load_state_dict(model.state_dict())
-        assert_features_equal(model(images), fresh(images), 0)
-
-
-def test_position_tables_are_made_once_per_size(model, monkeypatch):
-    from mvit_det.modeling import position
-
-    calls = []
-    plain = position.relative_positions
-    monkeypatch.setattr(
-        position, "relative_positions", lambda *args: calls.append(args) or plain(*args)
-    )
-    tables = 2 * sum(isinstance(m, nn.Conv2d) for m in model.blocks.modules()) // 3
-    with torch.no_grad():
-        model(torch.randn(1, 3, 64, 96))
-        assert len(calls) == tables
-        model(torch.randn(2, 3, 64, 96))
-        assert len(calls) == tables
-        copy.deepcopy(model)(torch.randn(1, 3, 64, 96))
-        assert len(calls) == 2 * tables
-    model(torch.randn(1, 3, 64, 96))
-    assert len(calls) == 3 * tables

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling.backbone.utils import add_decomposed_rel_pos, get_abs_pos, get_rel_pos
 
+from mvit_det.modeling.kernels import position_terms
 from mvit_det.modeling.position import (
-    position_terms,
     relative_positions,
     resize_absolute_positions,
 )
@@ -38,8 +38,10 @@ def test_position_terms_equal_detectron2(query_grid, key_grid):
     expected = add_decomposed_rel_pos(logits, query.flatten(0, 1), *tables, query_grid, key_grid)
     height, width = position_terms(
         query.unflatten(2, query_grid),
-        relative_positions(tables[0], query_grid[0], key_grid[0]),
-        relative_positions(tables[1], query_grid[1], key_grid[1]),
+        [
+            relative_positions(table, *sizes)
+            for table, *sizes in zip(tables, query_grid, key_grid, strict=True)
+        ],
     )
     actual = (height[..., :, None] + width[..., None, :]).flatten(-2).flatten(0, 1)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)

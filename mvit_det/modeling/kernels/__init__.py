@@ -4,6 +4,7 @@ Nothing here belongs to the model: `attention.py`, `position.py`, `window.py` an
 what is computed, and can be read without this package.
 """
 
+from .compiled import relative_positions, window_partition, window_unpartition
 from .dispatch import ATTENTION_KERNELS, attention, attention_kernel, use_attention_kernel
 from .execution import (
     custom_operators_enabled,
@@ -12,6 +13,7 @@ from .execution import (
     product_dtype,
 )
 from .mlp import blocked_mlp
+from .position_terms import position_terms
 
 __all__ = [
     "ATTENTION_KERNELS",
@@ -21,6 +23,10 @@ __all__ = [
     "custom_operators_enabled",
     "in_autocast_dtype",
     "plain_operators",
+    "position_terms",
     "product_dtype",
+    "relative_positions",
     "use_attention_kernel",
+    "window_partition",
+    "window_unpartition",
 ]
