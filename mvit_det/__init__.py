@@ -19,16 +19,11 @@ if TYPE_CHECKING:
     from .modeling import (
         MViTv2,
         MViTv2Classifier,
-        VideoMViT,
         mvitv2_b,
         mvitv2_h,
         mvitv2_l,
         mvitv2_s,
         mvitv2_t,
-        video_mvitv1_b,
-        video_mvitv2_b,
-        video_mvitv2_l,
-        video_mvitv2_s,
     )
     from .prediction import Predictor
 
@@ -39,7 +34,6 @@ __all__ = [
     "MViTv2Backbone",
     "MViTv2Classifier",
     "Predictor",
-    "VideoMViT",
     "add_mvitv2_config",
     "build_mvitv2_backbone",
     "build_mvitv2_fpn_backbone",
@@ -48,10 +42,6 @@ __all__ = [
     "mvitv2_l",
     "mvitv2_s",
     "mvitv2_t",
-    "video_mvitv1_b",
-    "video_mvitv2_b",
-    "video_mvitv2_l",
-    "video_mvitv2_s",
 ]
 
 _MODULES = {

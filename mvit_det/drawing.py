@@ -14,7 +14,7 @@ PAPER, INK = (255, 255, 255), (40, 40, 40)
 def draw_instances(
     image: np.ndarray,
     boxes: np.ndarray,
-    masks: np.ndarray | None,
+    masks: np.ndarray | Sequence[np.ndarray] | None,
     labels: Sequence[int],
     scores: Sequence[float] | None,
     class_names: Sequence[str],
@@ -27,7 +27,8 @@ def draw_instances(
     Args:
         image: (H, W, 3) uint8 RGB.
         boxes: (N, 4) x0, y0, x1, y1 in pixels.
-        masks: (N, H, W) bool, or None to draw boxes only.
+        masks: (N, H, W) bool, or a sequence of (H, W) that makes one at a time; None to draw boxes
+            only.
         labels: N class indexes into ``class_names``.
         scores: N scores in [0, 1], or None as for ground truth.
         class_names: one name per class.
@@ -49,7 +50,7 @@ def draw_instances(
 def draw_captioned(
     image: np.ndarray,
     boxes: np.ndarray,
-    masks: np.ndarray | None,
+    masks: np.ndarray | Sequence[np.ndarray] | None,
     labels: Sequence[int],
     captions: Sequence[str],
 ) -> np.ndarray:
@@ -65,7 +66,7 @@ def draw_captioned(
         colour = class_colour(labels[index])
         if masks is not None:
             mask = np.asarray(masks[index], dtype=bool)
-            image[mask] = (1 - MASK_OPACITY) * image[mask] + MASK_OPACITY * np.array(colour)
+            _blend(image, mask, colour)
             contours, _ = cv2.findContours(
                 mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
             )
@@ -77,6 +78,15 @@ def draw_captioned(
     for index in order:
         _draw_caption(canvas, captions[index], boxes[index], class_colour(labels[index]))
     return np.asarray(canvas)
+
+
+def _blend(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """Tints the pixels of a mask, in place and without a copy of them as floating point."""
+    values = np.arange(256)
+    for channel, value in enumerate(colour):
+        tinted = ((1 - MASK_OPACITY) * values + MASK_OPACITY * value).astype(np.uint8)
+        plane = image[..., channel]
+        plane[mask] = tinted[plane[mask]]
 
 
 def _draw_caption(

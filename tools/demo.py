@@ -23,6 +23,9 @@ from tqdm import tqdm
 
 from mvit_det import Predictor
 from mvit_det.config import find_config
+from mvit_det.detection.build import set_nms_method
+from mvit_det.detection.merging import METHODS as MERGE_METHODS
+from mvit_det.detection.soft_nms import METHODS as SOFT_METHODS
 from mvit_det.errors import MViTDetError
 from mvit_det.prediction.files import find_inputs, plan, predict_files, results_path
 
@@ -56,6 +59,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="such as cpu, cuda or cuda:1; default: CUDA if available, else the CPU")  # fmt: skip
     add("--batch-size", type=int, default=1, metavar="N",
         help="maximum number of images or frames per forward pass; default: 1")  # fmt: skip
+    add("--tta", nargs="+", type=int, metavar="SIDE",
+        help="test-time augmentation: sizes of the shorter side in pixels, each also "
+        "flipped")  # fmt: skip
+    add("--tile-size", type=int, metavar="PIXELS",
+        help="detect in overlapping tiles of this size, for large images")  # fmt: skip
+    add("--merge", choices=MERGE_METHODS,
+        help="how detections of several sizes or tiles are merged; default: nms")  # fmt: skip
+    add("--soft-nms", choices=SOFT_METHODS, help="soft-NMS instead of NMS in the model")
     add("--trust-checkpoint", action="store_true",
         help="allow the weights file to run code while it is read; only for files from people "
         "you trust")  # fmt: skip
@@ -72,7 +83,9 @@ def run(options: argparse.Namespace) -> int:
     """Predicts, prints what was skipped and written, and returns the exit code."""
     videos = find_inputs([options.video_input]) if options.video_input else []
     jobs = plan(find_inputs(options.input), options.output, videos)
-    config, published = find_config(options.config_file, options.opts)
+    config, published = find_config(options.config_file, _inference(options) + options.opts)
+    if options.soft_nms:
+        set_nms_method(config.model, options.soft_nms)
     predictor = Predictor(
         config,
         options.weights or published,
@@ -98,6 +111,16 @@ def run(options: argparse.Namespace) -> int:
     if issues:
         print(f"{len(issues)} of {len(jobs)} inputs had problems, see above", file=sys.stderr)
     return 1 if issues else 0
+
+
+def _inference(options: argparse.Namespace) -> list[str]:
+    """The overrides that the options for several views of an image stand for."""
+    overrides = {
+        "inference.tta.short_sides": options.tta and str(options.tta).replace(" ", ""),
+        "inference.slices.tile_size": options.tile_size,
+        "inference.merge.method": options.merge,
+    }
+    return [f"{field}={value}" for field, value in overrides.items() if value is not None]
 
 
 def main(arguments: list[str] | None = None) -> int:

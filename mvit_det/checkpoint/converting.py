@@ -1,4 +1,4 @@
-"""Converting files of weights between formats."""
+"""From one format of weights to another."""
 
 import pickle
 from pathlib import Path
@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .files import atomic_path, save_torch
 from .formats import Weights, to_timm
+from .load_report import KeyStatus, LoadReport
 from .loading import read_weights
-from .matching import KeyStatus, LoadReport
+from .writing import atomic_path, save_torch
 
-# File extensions of each format, by which other programs recognise it.
-# mvit_det: PyTorch's file with this project's names. safetensors: the same names in safetensors.
-# detectron2: a pickle of arrays as in its zoo. timm: timm's names in PyTorch's file or safetensors.
+# The endings that files of a format may have, as other programs go by them.
+# mvit_det: PyTorch's file of this project's names. safetensors: the same in safetensors' file.
+# detectron2: a pickle of arrays like those of its zoo. timm: PyTorch's or safetensors' file of
+# timm's names.
 FORMATS = {
     "mvit_det": (".pth", ".pt"),
     "detectron2": (".pkl",),
@@ -36,15 +37,15 @@ def convert(
     """Reads weights of any format and writes them in another, value for value.
 
     Args:
-        source: file or URL.
-        output: the file to write, all or nothing.
-        to: one of `FORMATS`. timm holds backbones and classifiers only: of a detector it gets the
-            backbone.
+        source: file or address.
+        output: the file to write; it is there only when it is whole.
+        to: one of `FORMATS`. timm has a place for backbones and classifiers only: of a detector it
+            gets the backbone.
         overwrite: replaces `output`.
         trust: as for `load_weights`.
 
     Returns:
-        The status of each key of the file.
+        What became of each key of the file.
 
     Raises:
         CheckpointError: the weights cannot be read, or not be written.
@@ -54,7 +55,7 @@ def convert(
         raise CheckpointError(f"there is no format '{to}'; there are {', '.join(FORMATS)}")
     if output.suffix not in FORMATS[to]:
         raise CheckpointError(
-            f"'{output}' should end in {' or '.join(FORMATS[to])}, the extension of {to} files"
+            f"'{output}' should end in {' or '.join(FORMATS[to])}, by which others tell {to} files"
         )
     if output.exists() and not overwrite:
         raise CheckpointError(f"'{output}' exists already; name another file or use '--overwrite'")
@@ -70,7 +71,7 @@ def convert(
         if name not in names:
             report.add(original, KeyStatus.DROPPED, dropped)
             continue
-        # A view would write the memory of the whole tensor it belongs to.
+        # A copy of its own, as formats write all of the memory that a tensor is a part of.
         tensors[names[name]] = tensor.clone(memory_format=torch.contiguous_format)
         if name in weights.squeezed:
             report.add(names[name], KeyStatus.RESIZED, "time axis of length 1 removed")
@@ -94,7 +95,7 @@ def convert(
 
 
 def _choose_names(weights: Weights, to: str) -> tuple[dict[str, str], str]:
-    """Maps the names of the weights to keep to their new ones; also says why others are dropped."""
+    """New name of each weight that is kept, and why the others are not."""
     if to != "timm":
         return {name: name for name in weights.tensors}, ""
     root = weights.root or ""
@@ -103,7 +104,7 @@ def _choose_names(weights: Weights, to: str) -> tuple[dict[str, str], str]:
         for name, tensor in weights.tensors.items()
         if name.startswith(root)
     }
-    return {root + name: new for name, new in to_timm(backbone).items()}, "not in timm's models"
+    return {root + name: new for name, new in to_timm(backbone).items()}, "timm has no place for it"
 
 
 def _write_pickle(tensors: dict[str, Tensor], weights: Weights, path: Path) -> None:
@@ -112,7 +113,7 @@ def _write_pickle(tensors: dict[str, Tensor], weights: Weights, path: Path) -> N
         "__author__": "mvit_det",
     }
     if not weights.is_detector:
-        # Detectron2 then matches the backbone of a detector by suffixes of the names.
+        # Detectron2 then finds the backbone in a detector by the ends of the names.
         content["matching_heuristics"] = True
     with open(path, "wb") as file:
         pickle.dump(content, file, protocol=4)

@@ -1,7 +1,7 @@
 """The fields of a config: type, range, default and meaning of each, in one place.
 
-`Train` and `Data` are the entries `train` and `data`: a new field is one line there. The other
-entries are calls, whose fields and defaults belong to the function or class that is called;
+`Train`, `Data` and `Inference` are the entries of these names: a new field is one line there. The
+other entries are calls, whose fields and defaults belong to the function or class that is called;
 `ARGUMENTS` adds the type, range and meaning of those that users change most. The checks of
 `validation` and the tables of `docs/configuration.md` are derived from both.
 """
@@ -14,6 +14,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ..data.loading import BAD_IMAGE_POLICIES
 from ..detection.heads import METHODS
+from ..detection.merging import METHODS as MERGE_METHODS
+from ..detection.merging import MergeSettings
+from ..detection.slicing import SliceSettings
+from ..detection.test_time_augmentation import TTASettings
 from ..modeling.plan import ATTENTIONS
 
 # How several ranks share the work, see `engine.parallel`.
@@ -227,7 +231,60 @@ class Data:
     )  # fmt: skip
 
 
-ENTRIES: Mapping[str, type] = MappingProxyType({"train": Train, "data": Data})
+@dataclass
+class TTA:
+    """Test-time augmentation."""
+
+    short_sides: list[int] = _option(
+        [], "sizes of the shorter side in pixels, one view each; empty disables it", least=1
+    )
+    max_size: int = _option(TTASettings.max_size, "maximum of the longer side", least=1)
+    flip: bool = _option(TTASettings.flip, "adds each view flipped from left to right")
+
+
+@dataclass
+class Slices:
+    """Sliced inference."""
+
+    tile_size: int = _option(0, "side of the square tiles in pixels; 0 disables them", least=0)
+    overlap: float = _option(
+        SliceSettings.overlap, "overlap of neighbouring tiles as a share of a tile",
+        least=0, below=1,
+    )  # fmt: skip
+    full_image: bool = _option(
+        SliceSettings.full_image, "also looks at the whole image, for objects larger than a tile"
+    )
+    max_detections: int = _option(
+        SliceSettings.max_detections, "maximum predictions per image", least=1
+    )
+
+
+@dataclass
+class Merge:
+    """How the detections of several views or tiles are merged."""
+
+    method: str = _option(
+        MergeSettings.method, "NMS, linear or Gaussian soft-NMS, or weighted boxes fusion",
+        choices=MERGE_METHODS,
+    )  # fmt: skip
+    iou_threshold: float = _option(
+        MergeSettings.iou_threshold, "IoU of detections of the same object", above=0, most=1
+    )
+    sigma: float = _option(MergeSettings.sigma, "of Gaussian soft-NMS", above=0)
+
+
+@dataclass
+class Inference:
+    """The entry `inference`: several views of each image, in evaluation and prediction."""
+
+    tta: TTA = field(default_factory=TTA)
+    slices: Slices = field(default_factory=Slices)
+    merge: Merge = field(default_factory=Merge)
+
+
+ENTRIES: Mapping[str, type] = MappingProxyType(
+    {"train": Train, "data": Data, "inference": Inference}
+)
 
 
 def fields_of(group: type) -> dict[str, Any]:
@@ -352,9 +409,16 @@ ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
         ),
         "test_nms_thresh": Field(float, "IoU threshold of NMS", least=0, most=1),
         "test_topk_per_image": Field(int, "maximum predictions per image", least=1),
-        "test_nms_method": Field(str, "soft-NMS unless `hard`", choices=METHODS),
+        "test_nms_method": Field(
+            str, "soft-NMS unless `hard`; needs a score threshold near 0", choices=METHODS
+        ),
+        "test_nms_sigma": Field(float, "of Gaussian soft-NMS", above=0),
     },
-    "RetinaNet": {"num_classes": Field(int, "classes", least=1)},
+    "RetinaNet": {
+        "num_classes": Field(int, "classes", least=1),
+        "test_nms_method": Field(str, "soft-NMS unless `hard`", choices=METHODS),
+        "test_nms_sigma": Field(float, "of Gaussian soft-NMS", above=0),
+    },
     "SemSegFPNHead": {"num_classes": Field(int, "classes of semantic maps", least=1)},
     "GeneralizedRCNN": {
         "pixel_mean": Field(

@@ -1,7 +1,6 @@
 """Views of an image, resized, flipped or cut out of it, and a detector that looks at them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,10 +101,8 @@ class ViewDetector:
         """
         if self._heads is None:
             return self.model([{"image": view.image}])[0]["instances"]
-        if masks:
-            return self.model.inference([{"image": view.image}], do_postprocess=False)[0]
-        with self._without_masks():
-            return self.model.inference([{"image": view.image}], do_postprocess=False)[0]
+        model = self.model if masks else self._without_masks()
+        return model.inference([{"image": view.image}], do_postprocess=False)[0]
 
     def masks(self, view: View, boxes: Tensor, classes: Tensor) -> Tensor:
         """Masks in boxes that are known.
@@ -126,13 +123,9 @@ class ViewDetector:
         (found,) = self.model.inference([{"image": view.image}], [known], do_postprocess=False)
         return found.pred_masks.flip(dims=[3]) if view.is_flipped else found.pred_masks
 
-    @contextmanager
-    def _without_masks(self) -> Iterator[None]:
-        had_masks = self.has_masks
-        if had_masks:
-            self._heads.mask_on = False
-        try:
-            yield
-        finally:
-            if had_masks:
-                self._heads.mask_on = True
+    def _without_masks(self) -> Any:
+        """The model without its mask head: a copy with the same layers, for the sake of threads."""
+        model, heads = copy.copy(self.model), copy.copy(self._heads)
+        heads.mask_on = False
+        model._modules = {**self.model._modules, "roi_heads": heads}
+        return model

@@ -10,6 +10,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
 
+from ..detection.masks import RLEMasks
 from ..drawing import draw_instances
 from ..errors import ImageError
 
@@ -22,7 +23,8 @@ class Prediction:
         image: the image, (H, W, 3) uint8 RGB.
         instances: on the CPU, in pixels of the image, highest scores first: `pred_boxes` (N, 4) x0,
             y0, x1, y1; `scores` (N,) in [0, 1]; `pred_classes` (N,) indexes into `class_names`; and
-            `pred_masks` (N, H, W) bool if the model has a mask head.
+            `pred_masks` (N, H, W) bool if the model has a mask head; of slices they are `RLEMasks`,
+            which decode one mask (H, W) at a time.
         class_names: one for each class of the model.
         category_ids: id of each class in its dataset, for COCO's result format.
     """
@@ -38,7 +40,7 @@ class Prediction:
         return draw_instances(
             self.image,
             found.pred_boxes.tensor.numpy(),
-            found.pred_masks.numpy() if found.has("pred_masks") else None,
+            found.pred_masks if found.has("pred_masks") else None,
             found.pred_classes.tolist(),
             found.scores.tolist(),
             self.class_names,
@@ -54,9 +56,17 @@ class Prediction:
             One dict per instance: `image_id`, `category_id`, `bbox` (x, y, width, height), `score`,
             and, if the model has a mask head, `segmentation` as run-length encoding.
         """
-        results: list[dict[str, Any]] = instances_to_coco_json(self.instances, image_id)
-        for result in results:
+        found = self.instances
+        encoded = found.get("pred_masks") if found.has("pred_masks") else None
+        if isinstance(encoded, RLEMasks):
+            found = Instances(found.image_size, **found.get_fields())
+            found.remove("pred_masks")
+        results: list[dict[str, Any]] = instances_to_coco_json(found, image_id)
+        for index, result in enumerate(results):
             result["category_id"] = self.category_ids[result["category_id"]]
+            if isinstance(encoded, RLEMasks):
+                rle = encoded.encoded[index]
+                result["segmentation"] = {**rle, "counts": rle["counts"].decode("ascii")}
         return results
 
     def save(self, path: str | Path, image_id: int = 0) -> None:

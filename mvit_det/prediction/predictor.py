@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from ..checkpoint import fill_model, read_weights
 from ..config import choose_device, find_config
 from ..data.images import read_image
+from ..detection.build import wrap_detector
+from ..detection.merging import LOWEST_SCORE
 from ..errors import CheckpointError, ConfigError, DeviceError, ImageError
 from ..model_zoo import list_detectors
 from .classes import find_category_ids, find_class_names
@@ -50,11 +52,16 @@ class Predictor:
     those of an evaluation: bit for bit with `batch_size=1`, which evaluations use, and up to
     rounding with larger batches.
 
+    The entry `inference` of the config, such as `inference.tta.short_sides=[600,800]` or
+    `inference.slices.tile_size=1024`, turns on test-time augmentation or slices; see
+    `mvit_det.detection`.
+
     One predictor can serve several threads. After a fork it runs on one CPU thread, and not on
     CUDA: processes that need more build their own.
 
     Attributes:
         model: the detector, in evaluation mode.
+        detector: the model, or with test-time augmentation or slices its wrapper.
         class_names: one for each class, from the checkpoint; if that has none, from
             `data.class_names` of the config, then from the dataset that the config evaluates on if
             its number of classes is the model's, then "class 0" and so on.
@@ -124,8 +131,7 @@ class Predictor:
             self.model: nn.Module = instantiate(config.model)
             fill_model(self.model, content, weights)
             self.model.to(self._device).eval()
-        if score_threshold is not None:
-            _set_score_threshold(self.model, score_threshold)
+        self.detector = self._choose_detector(config, score_threshold)
         num_classes = _count_classes(self.model)
         self.class_names = find_class_names(config, content.metadata, weights, num_classes)
         self.category_ids = find_category_ids(config, content.metadata, weights, num_classes)
@@ -170,6 +176,8 @@ class Predictor:
         model_order = image if self._image_format == "RGB" else image[:, :, ::-1]
         # The same steps as Detectron2's `DatasetMapper` in an evaluation.
         augmented = T.AugInput(np.ascontiguousarray(model_order))
+        if self.detector is not self.model:
+            return PreparedImage(image, torch.from_numpy(augmented.image).permute(2, 0, 1))
         try:
             self._augmentations(augmented)
         except ValueError as error:
@@ -210,8 +218,26 @@ class Predictor:
             Prediction(
                 image.image, output["instances"].to("cpu"), self.class_names, self.category_ids
             )
-            for image, output in zip(batch, self.model(inputs))
+            for image, output in zip(batch, self.detector(inputs))
         ]
+
+    def _choose_detector(self, config: DictConfig, score_threshold: float | None) -> Any:
+        """The model itself, or what looks at several views of an image with it.
+
+        Raises:
+            ConfigError: a field of `inference` is out of its range or does not suit the model.
+        """
+        merges_by_fusion = OmegaConf.select(config, "inference.merge.method") == "fusion"
+        wrapper = wrap_detector(
+            self.model,
+            config.get("inference"),
+            self._augmentations.augs,
+            score_threshold=LOWEST_SCORE if score_threshold is None else score_threshold,
+        )
+        # Fusion changes scores: a box below the threshold may belong to one above it.
+        if score_threshold is not None and not (wrapper and merges_by_fusion):
+            _set_score_threshold(self.model, score_threshold)
+        return wrapper or self.model
 
     def _check_process(self) -> None:
         """Makes a predictor that was built before a fork work in the forked process.

@@ -5,7 +5,7 @@ import torch
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 
-MASK_SIZE = 56
+MASK_SIZE = 112
 
 
 class Oracle:
@@ -16,16 +16,18 @@ class Oracle:
         classes: (N,).
         bitmaps: N arrays (H, W) bool, or None for a detector of boxes.
         scores: (N,), by default all 0.9.
+        min_side: pixels of a view that an object has to exceed to be seen.
     """
 
     max_detections = 1000
     largest_side = float("inf")
 
-    def __init__(self, boxes, classes, bitmaps=None, scores=None, image_size=None):
+    def __init__(self, boxes, classes, bitmaps=None, scores=None, min_side=2.0):
         self.boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         self.classes = torch.as_tensor(classes, dtype=torch.int64)
         self.bitmaps = bitmaps
         self.scores = torch.full((len(self.boxes),), 0.9) if scores is None else scores
+        self.min_side = min_side
         self.views = []
 
     @property
@@ -37,8 +39,7 @@ class Oracle:
         self.views.append((height, width))
         boxes = Boxes(view.from_image(self.boxes))
         boxes.clip((height, width))
-        # What is less than two pixels of the view, nobody could see.
-        seen = boxes.nonempty(threshold=2.0)
+        seen = boxes.nonempty(threshold=self.min_side)
         found = Instances(
             (height, width),
             pred_boxes=boxes[seen],

@@ -90,10 +90,7 @@ def children_of(process, word=""):
 
 
 def load(output, name="model_final"):
-    """A checkpoint without the id of its run, which is random."""
-    content = torch.load(output / f"{name}.pth", weights_only=True)
-    content.pop("run", None)
-    return content
+    return torch.load(output / f"{name}.pth", weights_only=True)
 
 
 def differences(first, second, place=""):
