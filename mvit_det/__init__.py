@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from .modeling import (
         MViTv2,
         MViTv2Classifier,
+        VideoMViT,
         mvitv2_b,
         mvitv2_h,
         mvitv2_l,
         mvitv2_s,
         mvitv2_t,
+        video_mvitv1_b,
+        video_mvitv2_b,
+        video_mvitv2_l,
+        video_mvitv2_s,
     )
     from .prediction import Predictor
 
@@ -34,6 +39,7 @@ __all__ = [
     "MViTv2Backbone",
     "MViTv2Classifier",
     "Predictor",
+    "VideoMViT",
     "add_mvitv2_config",
     "build_mvitv2_backbone",
     "build_mvitv2_fpn_backbone",
@@ -42,6 +48,10 @@ __all__ = [
     "mvitv2_l",
     "mvitv2_s",
     "mvitv2_t",
+    "video_mvitv1_b",
+    "video_mvitv2_b",
+    "video_mvitv2_l",
+    "video_mvitv2_s",
 ]
 
 _MODULES = {

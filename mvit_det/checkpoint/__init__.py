@@ -1,15 +1,17 @@
 """Reading, checking, converting and writing weights; needs no Detectron2."""
 
-from .checkpointer import Checkpointer
+from .checkpointer import Checkpointer, check_class_names
 from .download import local_path
 from .formats import Weights
-from .load_report import LoadReport
 from .loading import fill_model, load_weights, read_weights
+from .matching import KeyStatus, LoadReport
 
 __all__ = [
-    "LoadReport",
     "Checkpointer",
+    "KeyStatus",
+    "LoadReport",
     "Weights",
+    "check_class_names",
     "fill_model",
     "load_weights",
     "local_path",

@@ -1,35 +1,76 @@
-"""Checkpoints of a training run: writing them, going on from them, and what a run starts from."""
+"""Checkpoints of a training run: saving the full state, resuming from it, and starting weights."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-import torch
-import torch.distributed
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
 from ..errors import CheckpointError
+from .files import atomic_path, read_file, save_torch
 from .formats import Weights
-from .loading import fill_model, read_weights
-from .writing import atomic_path, save_torch
+from .loading import read_weights, select_weights
+from .run_folder import RUN_KEY, RunFolder
+from .state import (
+    STATE_FILE,
+    from_main_process,
+    is_main_process,
+    load_full_weights,
+    load_shards,
+    save_shards,
+    to_plain,
+)
 
 logger = logging.getLogger(__name__)
 
-# What PyTorch reads without running code, besides tensors and containers.
-_PLAIN = (str, bytes, bool, int, float, complex, type(None), torch.Size, torch.dtype, torch.device)
-# Checkpoints that hold all a training needs to go on.
-_RESUMABLE = re.compile(r"model_(\d+|final)\.pth")
+
+class Stateful(Protocol):
+    """A trainer, as far as checkpoints are concerned."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All state but the model's; sharded tensors stay sharded."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores the state.
+
+        Every rank calls it. Tensors are sharded as those of `state_dict`; or they are full, and
+        then in the main process only, with missing keys in the others.
+        """
+
+
+@dataclass
+class Resumed:
+    """A checkpoint whose model has been loaded.
+
+    Attributes:
+        path: of the file or folder.
+        metadata: other content. Tensors of a file are in the main process only, those of a sharded
+            checkpoint are still on the disk.
+    """
+
+    path: Path
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def restore(self, trainer: Stateful) -> None:
+        """Restores the state of a trainer; every rank calls it."""
+        state = self.metadata["trainer"]
+        if self.path.is_dir():
+            shards = {"trainer": trainer.state_dict()}
+            state = load_shards(shards, self.path, self.metadata)["trainer"]
+        trainer.load_state_dict(state)
 
 
 class Checkpointer:
-    """Writes checkpoints whole or not at all, and reads them with `load_weights`'s care.
+    """Saves checkpoints all or nothing, and loads them as `load_weights` does.
 
-    `last_checkpoint` in the folder names the last one that is whole.
+    With several ranks, every rank calls each method. Full tensors are put together one at a time,
+    and only the main process keeps them, in CPU memory.
+
+    Attributes:
+        folder: the checkpoints of the run; None saves nothing.
     """
 
     def __init__(
@@ -40,164 +81,213 @@ class Checkpointer:
         trust: bool = False,
         reset_head: bool = False,
         class_names: Sequence[str] = (),
+        sharded: bool = False,
     ) -> None:
-        """Builds a checkpointer.
+        """Creates a checkpointer.
 
         Args:
-            model: to save and fill; perhaps in DistributedDataParallel, or, to save it, sharded.
+            model: to save and load; plain, in DistributedDataParallel, or sharded by FSDP2.
             save_dir: folder of the checkpoints; '' saves nothing.
             trust: lets files run code while they are read.
-            reset_head: leaves layers that depend on the classes out of what a training starts from.
-            class_names: one per class of the model, written into every checkpoint as "class_names",
-                so that whoever uses it can name what it finds; empty writes none.
+            reset_head: does not load layers that depend on the classes when a training starts.
+            class_names: one per class of the model. They are written into every checkpoint, and
+                compared when one is resumed; empty does neither.
+            sharded: saves resumable checkpoints as folders, to which each rank writes its shards,
+                for models whose full state does not fit into the memory of one machine. Their
+                weights alone are in a file beside the last one.
         """
-        self.model = model.module if isinstance(model, DistributedDataParallel) else model
-        self.save_dir = Path(save_dir) if save_dir else None
+        self.model = model
+        self.folder = RunFolder(save_dir) if save_dir else None
         self.trust = trust
         self.reset_head = reset_head
         self.class_names = list(class_names)
+        self.sharded = sharded
 
     def save(self, name: str, *, resumable: bool = True, **metadata: Any) -> None:
-        """Writes the model and `metadata` to `name.pth`.
-
-        In distributed training all processes have to call it, and the main one writes.
+        """Saves the model and `metadata` as the checkpoint `name`.
 
         Args:
-            name: without the ending.
-            resumable: whether `last_checkpoint` shall name the file.
-            metadata: what else the file shall hold: tensors, numbers, text, containers of them.
+            name: without file extension.
+            resumable: whether `last_checkpoint` names the checkpoint.
+            metadata: other content: tensors, numbers, strings, and containers of them.
 
         Raises:
-            CheckpointError: the disk refuses it, or it holds what could not be read again.
+            CheckpointError: the disk refuses it, or `metadata` could not be read again.
         """
-        if not self.save_dir:
+        if not self.folder:
             return
-        state = {key: _whole(value) for key, value in self.model.state_dict().items()}
-        if not _is_main_process():
-            return
-        data = {"model": state, **metadata}
+        sharded = self.sharded and resumable
+        path = self.folder.path / (name if sharded else f"{name}.pth")
+        data: dict[str, Any] = {"model": get_model_state_dict(self.model), **metadata}
         if self.class_names:
             data["class_names"] = self.class_names
-        data = {key: _to_plain(item, key) for key, item in data.items()}
-        path = self.save_dir / f"{name}.pth"
-        with atomic_path(path) as temporary:
-            save_torch(data, temporary)
-        if resumable:
-            with atomic_path(self.save_dir / "last_checkpoint") as temporary:
-                temporary.write_text(path.name)
-        logger.info("Saved %s", path)
+        data[RUN_KEY] = self.folder.metadata(path.name)
+        folder = self.folder
 
-    def checkpoints(self) -> list[Path]:
-        """Files to go on from: first the one that `last_checkpoint` names, then the newest."""
-        if not self.save_dir or not self.save_dir.is_dir():
-            return []
-        found = [path for path in self.save_dir.iterdir() if _RESUMABLE.fullmatch(path.name)]
-        found.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        note = self.save_dir / "last_checkpoint"
-        if note.is_file():
-            last = note.read_text().strip()
-            found.sort(key=lambda path: path.name != last)
-            if all(path.name != last for path in found):
-                logger.warning("'%s' names '%s', which is not there", note, last)
-        return found
+        def write() -> None:
+            if not sharded:
+                folder.make_room(path)
+                with atomic_path(path) as temporary:
+                    save_torch(plain, temporary)
+            folder.add(path, resumable=resumable)
+            logger.info("Saved %s", path)
 
-    def keep_last(self, number: int) -> None:
-        """Deletes all numbered checkpoints but the newest; does so in the main process only."""
-        if self.save_dir and _is_main_process():
-            numbered = sorted(self.save_dir.glob("model_[0-9]*.pth"))
-            for path in numbered[: max(len(numbered) - number, 0)]:
-                path.unlink()
+        if sharded:
+            save_shards(data, path, before=lambda: folder.make_room(path))
+        else:
+            plain = {key: to_plain(item, key) for key, item in data.items()}
+        from_main_process(write)
+        if sharded and name == "model_final":
+            self.save(name, resumable=False)
 
-    def remove_unfinished(self) -> None:
-        """Deletes what processes that were killed while they wrote a checkpoint have left."""
-        if self.save_dir and _is_main_process():
-            for path in self.save_dir.glob(".*.pth.*.tmp"):
-                path.unlink()
+    def keep_last(self, count: int) -> None:
+        """Deletes the oldest numbered checkpoints of this run, as `RunFolder.keep_last` does."""
+        if self.folder and is_main_process():
+            self.folder.keep_last(count)
 
-    def resume_or_load(self, path: str | Path, *, resume: bool = True) -> dict[str, Any]:
-        """Goes on from the last checkpoint if there is one, and starts from `path` if not.
+    def last_name(self) -> str:
+        """Name of the checkpoint to resume from; '' if there is none."""
+        folder = self.folder
 
-        A damaged checkpoint is passed over, with a warning, for the one before it.
+        def find() -> str:
+            name = folder.last_name() if folder else ""
+            return name if folder and name and (folder.path / name).exists() else ""
 
-        Args:
-            path: file or address of weights to start from; '' starts from scratch.
-            resume: False starts from `path` in any case.
+        return from_main_process(find)
 
-        Returns:
-            What else the last checkpoint holds; {} where the training starts.
+    def metadata(self, name: str) -> dict[str, Any]:
+        """Metadata of this run's checkpoint `name`; {} if there is none.
 
         Raises:
-            CheckpointError: there is no file that can be had, read or used; the model is as it was.
+            CheckpointError: the file cannot be read.
         """
-        if resume and (found := self.checkpoints()):
-            checkpoint, weights = self._newest_whole(found)
-            if "trainer" not in weights.metadata:
-                raise CheckpointError(
-                    f"'{checkpoint}' has weights but no state of the trainer to go on from; start "
-                    "a new training with train.init_checkpoint and without '--resume'"
-                )
-            fill_model(self.model, weights, checkpoint)
-            return dict(weights.metadata)
+        folder = self.folder
+
+        def read() -> dict[str, Any]:
+            path = folder.path / f"{name}.pth" if folder else Path()
+            if not path.is_file():
+                return {}
+            metadata = read_weights(path, trust=self.trust).metadata
+            run = (metadata.get(RUN_KEY) or {}).get("id")
+            return metadata if folder and run in (None, folder.run_id) else {}
+
+        return from_main_process(read)
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoints to resume, best first; for the main process."""
+        return self.folder.checkpoints() if self.folder else []
+
+    def resume_or_load(self, path: str | Path, *, resume: bool = True) -> Resumed | None:
+        """Loads the last checkpoint of the folder, or starts a new run from the weights in `path`.
+
+        A corrupt checkpoint is skipped, with a warning, for the one before it.
+
+        Args:
+            path: file or URL of weights to start from; '' keeps those of the model.
+            resume: False starts a new run in any case.
+
+        Returns:
+            The checkpoint, or None for a new run.
+
+        Raises:
+            CheckpointError: no file can be downloaded, read or used, or a checkpoint has other
+                classes; the model is unchanged.
+        """
+        weights: dict[str, Tensor] = {}
+        state: dict[str, Any] = get_model_state_dict(self.model)
+
+        def read() -> Resumed | None:
+            found = self.checkpoints() if resume else []
+            if not found:
+                weights.update(self._starting_weights(path, state))
+                if self.folder:
+                    self.folder.begin()
+                return None
+            resumed, content = self._newest_readable(found)
+            self._check_resumable(resumed)
+            if content is not None:
+                weights.update(select_weights(content, state, resumed.path)[0])
+            if self.folder:
+                self.folder.resume(resumed.metadata.get(RUN_KEY) or {})
+            return resumed
+
+        resumed = from_main_process(read, share=_without_tensors)
+        if resumed is not None and resumed.path.is_dir():
+            load_shards({"model": state}, resumed.path, resumed.metadata)
+            set_model_state_dict(self.model, state)
+        else:
+            load_full_weights(self.model, weights)
+        return resumed
+
+    def _starting_weights(self, path: str | Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not path:
             logger.info("No weights to start from: the model starts from scratch")
             return {}
         try:
             weights = read_weights(path, trust=self.trust)
-            fill_model(self.model, weights, path, purpose="train", reset_head=self.reset_head)
+            selected, _ = select_weights(
+                weights, state, path, purpose="train", reset_head=self.reset_head
+            )
         except CheckpointError as error:
             raise CheckpointError(
                 f"{error}; to start from scratch instead, set train.init_checkpoint=''"
             ) from error
-        return {}
+        return selected
 
-    def _newest_whole(self, paths: Sequence[Path]) -> tuple[Path, Weights]:
-        """The first of the files that can be read, and what it holds."""
+    def _newest_readable(self, paths: Sequence[Path]) -> tuple[Resumed, Weights | None]:
+        """The first checkpoint that can be read, and its weights; None for those of a folder."""
         issues = []
         for path in paths:
             try:
-                return path, read_weights(path, trust=self.trust)
+                if path.is_dir():
+                    return Resumed(path, read_file(path / STATE_FILE, trust=self.trust)), None
+                weights = read_weights(path, trust=self.trust)
+                return Resumed(path, dict(weights.metadata)), weights
             except CheckpointError as error:
                 issues.append(str(error))
-                logger.warning("Cannot go on from this checkpoint: %s", error)
+                logger.warning("Cannot resume this checkpoint: %s", error)
         raise CheckpointError(
-            f"no checkpoint in '{self.save_dir}' can be read ({'; '.join(issues)}); start the "
-            "training anew without '--resume'"
+            f"no checkpoint in '{paths[0].parent}' can be read ({'; '.join(issues)}); start a new "
+            "training without '--resume'"
+        )
+
+    def _check_resumable(self, resumed: Resumed) -> None:
+        if "trainer" not in resumed.metadata:
+            raise CheckpointError(
+                f"'{resumed.path}' has weights but no state of the trainer; start a new training "
+                "with train.init_checkpoint and without '--resume'"
+            )
+        check_class_names(resumed.metadata, self.class_names, resumed.path)
+
+
+def check_class_names(
+    metadata: Mapping[str, Any], class_names: Sequence[str], path: str | Path
+) -> None:
+    """Compares the classes of a checkpoint with those of a config, where both name them.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    known = list(metadata.get("class_names") or class_names)
+    if class_names and known != list(class_names):
+        raise CheckpointError(
+            f"'{path}' was trained for other classes ({_listed(known)}) than the config has "
+            f"({_listed(class_names)}); use the dataset of the checkpoint, or train a new head for "
+            f"these classes with train.init_checkpoint='{path}' train.reset_head=True"
         )
 
 
-def _is_main_process() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+def _without_tensors(resumed: Resumed | None) -> Resumed | None:
+    """What the other ranks get to know of a checkpoint."""
 
-
-def _whole(value: Any) -> Any:
-    """A sharded tensor put together, on the CPU; anything else as it is."""
-    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
-
-
-def _to_plain(value: Any, place: str) -> Any:
-    """A copy of the state of training that can be read again without running code.
-
-    Lists and dicts of a config, which optimizers keep as they got them, become plain ones.
-
-    Args:
-        value: tensors, numbers, text, and containers of them.
-        place: where in the checkpoint, for messages.
-
-    Raises:
-        CheckpointError: there is something else.
-    """
-    if isinstance(value, Tensor) or type(value) in _PLAIN:
+    def strip(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: strip(v) for k, v in value.items() if not isinstance(v, Tensor)}
         return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {key: _to_plain(item, f"{place}.{key}") for key, item in value.items()}
-    if isinstance(value, (tuple, set)):
-        return type(value)(_to_plain(item, place) for item in value)
-    if isinstance(value, Sequence):
-        return [_to_plain(item, place) for item in value]
-    raise CheckpointError(
-        f"'{place}' of the checkpoint is a {type(value).__module__}.{type(value).__name__}, which "
-        "cannot be read again safely; let state_dict() return tensors, numbers, text and plain "
-        "containers of them"
-    )
+
+    return resumed and Resumed(resumed.path, strip(resumed.metadata))
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:20])
+    return f"{shown}, … {len(names)} in all" if len(names) > 20 else shown

@@ -1,4 +1,4 @@
-"""From one format of weights to another."""
+"""Converting files of weights between formats."""
 
 import pickle
 from pathlib import Path
@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .files import atomic_path, save_torch
 from .formats import Weights, to_timm
-from .load_report import KeyStatus, LoadReport
 from .loading import read_weights
-from .writing import atomic_path, save_torch
+from .matching import KeyStatus, LoadReport
 
-# The endings that files of a format may have, as other programs go by them.
-# mvit_det: PyTorch's file of this project's names. safetensors: the same in safetensors' file.
-# detectron2: a pickle of arrays like those of its zoo. timm: PyTorch's or safetensors' file of
-# timm's names.
+# File extensions of each format, by which other programs recognise it.
+# mvit_det: PyTorch's file with this project's names. safetensors: the same names in safetensors.
+# detectron2: a pickle of arrays as in its zoo. timm: timm's names in PyTorch's file or safetensors.
 FORMATS = {
     "mvit_det": (".pth", ".pt"),
     "detectron2": (".pkl",),
@@ -37,15 +36,15 @@ def convert(
     """Reads weights of any format and writes them in another, value for value.
 
     Args:
-        source: file or address.
-        output: the file to write; it is there only when it is whole.
-        to: one of `FORMATS`. timm has a place for backbones and classifiers only: of a detector it
-            gets the backbone.
+        source: file or URL.
+        output: the file to write, all or nothing.
+        to: one of `FORMATS`. timm holds backbones and classifiers only: of a detector it gets the
+            backbone.
         overwrite: replaces `output`.
         trust: as for `load_weights`.
 
     Returns:
-        What became of each key of the file.
+        The status of each key of the file.
 
     Raises:
         CheckpointError: the weights cannot be read, or not be written.
@@ -55,7 +54,7 @@ def convert(
         raise CheckpointError(f"there is no format '{to}'; there are {', '.join(FORMATS)}")
     if output.suffix not in FORMATS[to]:
         raise CheckpointError(
-            f"'{output}' should end in {' or '.join(FORMATS[to])}, by which others tell {to} files"
+            f"'{output}' should end in {' or '.join(FORMATS[to])}, the extension of {to} files"
         )
     if output.exists() and not overwrite:
         raise CheckpointError(f"'{output}' exists already; name another file or use '--overwrite'")
@@ -71,7 +70,7 @@ def convert(
         if name not in names:
             report.add(original, KeyStatus.DROPPED, dropped)
             continue
-        # A copy of its own, as formats write all of the memory that a tensor is a part of.
+        # A view would write the memory of the whole tensor it belongs to.
         tensors[names[name]] = tensor.clone(memory_format=torch.contiguous_format)
         if name in weights.squeezed:
             report.add(names[name], KeyStatus.RESIZED, "time axis of length 1 removed")
@@ -95,7 +94,7 @@ def convert(
 
 
 def _choose_names(weights: Weights, to: str) -> tuple[dict[str, str], str]:
-    """New name of each weight that is kept, and why the others are not."""
+    """Maps the names of the weights to keep to their new ones; also says why others are dropped."""
     if to != "timm":
         return {name: name for name in weights.tensors}, ""
     root = weights.root or ""
@@ -104,7 +103,7 @@ def _choose_names(weights: Weights, to: str) -> tuple[dict[str, str], str]:
         for name, tensor in weights.tensors.items()
         if name.startswith(root)
     }
-    return {root + name: new for name, new in to_timm(backbone).items()}, "timm has no place for it"
+    return {root + name: new for name, new in to_timm(backbone).items()}, "not in timm's models"
 
 
 def _write_pickle(tensors: dict[str, Tensor], weights: Weights, path: Path) -> None:
@@ -113,7 +112,7 @@ def _write_pickle(tensors: dict[str, Tensor], weights: Weights, path: Path) -> N
         "__author__": "mvit_det",
     }
     if not weights.is_detector:
-        # Detectron2 then finds the backbone in a detector by the ends of the names.
+        # Detectron2 then matches the backbone of a detector by suffixes of the names.
         content["matching_heuristics"] = True
     with open(path, "wb") as file:
         pickle.dump(content, file, protocol=4)

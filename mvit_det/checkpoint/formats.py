@@ -1,8 +1,7 @@
-"""Whose weights a file holds, and their names in this project and back.
+"""Recognising the origin of weights, and mapping their names to this project's and back.
 
 This project's names are those of Detectron2's MViT: `blocks.N.…` and `scaleN_norm.…`, under
-`backbone.bottom_up.` in a detector. Of a classifier there are `norm.…`, `head.…` and `cls_token`
-besides.
+`backbone.bottom_up.` in a detector. A classifier also has `norm.…`, `head.…` and `cls_token`.
 
 | here              | facebookresearch/mvit | timm                                              |
 |-------------------|-----------------------|---------------------------------------------------|
@@ -32,11 +31,11 @@ class Weights:
     """Weights under this project's names.
 
     Attributes:
-        source: where they come from, in words.
+        source: origin, for messages.
         tensors: by name.
-        original_names: what the file calls them, by name.
-        squeezed: names of kernels that lost a time axis of length one.
-        metadata: what else the file holds, such as the state of training.
+        original_names: names in the file, by name.
+        squeezed: names of kernels whose time axis of length one was removed.
+        metadata: other content of the file, such as the state of a training.
     """
 
     source: str
@@ -47,19 +46,19 @@ class Weights:
 
     @property
     def root(self) -> str | None:
-        """As `find_root` for the tensors."""
+        """`find_root` of the tensors."""
         return find_root(self.tensors)
 
     @property
     def is_detector(self) -> bool:
-        """Whether there is more than a backbone, or classifier."""
+        """Whether there are weights outside of the backbone or classifier."""
         root = self.root or ""
         return any(not name.startswith(root) for name in self.tensors)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the shapes of an MViTv2's weights say of it.
+    """Size of an MViTv2, from the shapes of its weights.
 
     Attributes:
         embed_dim: channels of the first stage.
@@ -74,8 +73,10 @@ class Geometry:
 
 
 def find_root(names: Iterable[str]) -> str | None:
-    """What stands before the names of an MViTv2: "" in a backbone, "backbone.bottom_up." in a
-    detector, None where there is none."""
+    """Prefix of the names of an MViTv2, None where there is none.
+
+    It is "" in a backbone and "backbone.bottom_up." in a detector.
+    """
     names = set(names)
     roots = [name.removesuffix(_FIRST) for name in names if name.endswith(_FIRST)]
     roots = [root for root in roots if root + _ATTENTION in names]
@@ -83,11 +84,11 @@ def find_root(names: Iterable[str]) -> str | None:
 
 
 def find_geometry(tensors: Mapping[str, Tensor], root: str) -> Geometry:
-    """Reads the numbers of an MViTv2 off its weights.
+    """Reads the size of an MViTv2 off its weights.
 
     Args:
-        tensors: by this project's names; not all need be there.
-        root: as of `find_root`.
+        tensors: by this project's names; some may be missing.
+        root: from `find_root`.
     """
     prefix = re.escape(f"{root}blocks.")
     blocks = [int(match[1]) for name in tensors if (match := re.match(rf"{prefix}(\d+)\.", name))]
@@ -98,7 +99,7 @@ def find_geometry(tensors: Mapping[str, Tensor], root: str) -> Geometry:
         if weight is not None:
             widths.append(weight.shape[0] // 3)
         elif widths:
-            widths.append(widths[-1])  # that it is missing will be found key by key
+            widths.append(widths[-1])  # matching reports the missing key
     depths = tuple(len(list(stage)) for _, stage in groupby(widths))
     expand_attn = True
     for block, width in enumerate(widths):
@@ -109,10 +110,10 @@ def find_geometry(tensors: Mapping[str, Tensor], root: str) -> Geometry:
 
 
 def recognise(content: Any, path: str) -> Weights:
-    """Finds the weights in what a file holds, says whose they are, and gives them our names.
+    """Finds the weights in the content of a file, and renames them to this project's names.
 
     Args:
-        content: as of `reading.read_file`.
+        content: from `read_file`.
         path: of the file, for messages.
 
     Raises:
@@ -140,7 +141,7 @@ def recognise(content: Any, path: str) -> Weights:
 
 
 def _find_table(content: Any, path: str) -> tuple[Mapping[str, Any], str, dict[str, Any]]:
-    """The dict of weights in the content of a file, whose it is, and what stands beside it."""
+    """Splits the content of a file into weights, their origin, and other content."""
     if not isinstance(content, Mapping):
         raise CheckpointError(f"'{path}' holds a {type(content).__name__} and no weights")
     sources = {
@@ -169,7 +170,7 @@ def _as_tensor(name: str, value: Any, path: str) -> Tensor:
 
 
 def _from_timm(names: Iterable[str]) -> dict[str, str]:
-    """Our name for each of timm's: blocks count on over the stages."""
+    """Maps timm's names to ours, with blocks numbered across stages."""
     blocks: dict[int, int] = {}
     for name in names:
         if match := re.search(r"(?:^|\.)stages\.(\d+)\.blocks\.(\d+)\.", name):
@@ -190,13 +191,13 @@ def _from_timm(names: Iterable[str]) -> dict[str, str]:
 
 
 def to_timm(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """timm's name for each weight of a backbone or classifier that timm has a place for.
+    """Maps the names of a backbone or classifier to timm's; drops those that timm does not have.
 
-    timm has one norm, behind the last stage. Where the weights have none of that name, that of the
-    last output is it.
+    timm has one norm, after the last stage: `norm` of a classifier, and the norm of the last output
+    of a backbone.
 
     Args:
-        tensors: by this project's names, with nothing before them.
+        tensors: by this project's names, without a prefix.
     """
     geometry = find_geometry(tensors, "")
     places = [(stage, block) for stage, n in enumerate(geometry.depths) for block in range(n)]

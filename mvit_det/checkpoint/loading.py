@@ -1,17 +1,17 @@
-"""The one way from a file of weights into a model."""
+"""Loading a file of weights into a model."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .download import local_path
+from .files import read_file
 from .formats import Weights, recognise
-from .load_report import LoadReport
-from .matching import Purpose, check, match
-from .reading import read_file
+from .matching import LoadReport, Purpose, check, match
 
 logger = logging.getLogger(__name__)
 
@@ -24,26 +24,25 @@ def load_weights(
     trust: bool = False,
     reset_head: bool = False,
 ) -> LoadReport:
-    """Fills a model from a file, whole or not at all, and logs what became of each key.
+    """Loads a file of weights into a model, all or nothing, and logs the status of each key.
 
-    It reads detectors of Detectron2's MViTv2 zoo, ImageNet models of facebookresearch/mvit and of
-    timm, and this project's own files. Weights of a backbone go into a detector for training, and
-    the backbone of a detector into an `MViTv2`.
+    The formats are those of Detectron2's MViTv2 zoo, of ImageNet models of facebookresearch/mvit
+    and timm, and of this project. Weights of a backbone load into a detector for training, and the
+    backbone of a detector loads into an `MViTv2`.
 
     Args:
         model: an `MViTv2`, a classifier, a detector, or any other module whose names the file has.
-        path: a file, or an `http(s)://` or `detectron2://` address, which is downloaded once.
-        purpose: "evaluate" wants every key of the model filled. "train" wants the whole backbone:
-            with a backbone's file, FPN and heads stay as they are, and with an ImageNet model's
-            the norms of the outputs as well.
+        path: a file, or an `http(s)://` or `detectron2://` URL, which is downloaded once.
+        purpose: "evaluate" needs every key of the model. "train" needs the whole backbone: FPN and
+            heads, and the norms of the outputs, may keep their values.
         trust: lets the file run code while it is read.
-        reset_head: with "train", leaves the layers that depend on the classes as they are.
+        reset_head: with "train", does not load the layers that depend on the classes.
 
     Returns:
         The status of each key.
 
     Raises:
-        CheckpointError: the file cannot be had, read or used; the model is as it was.
+        CheckpointError: the file cannot be downloaded, read or used; the model is unchanged.
     """
     weights = read_weights(path, trust=trust)
     return fill_model(model, weights, path, purpose=purpose, reset_head=reset_head)
@@ -57,7 +56,7 @@ def read_weights(path: str | Path, *, trust: bool = False) -> Weights:
         trust: as for `load_weights`.
 
     Raises:
-        CheckpointError: the file cannot be had or read, or holds no weights.
+        CheckpointError: the file cannot be downloaded or read, or holds no weights.
     """
     return recognise(read_file(local_path(path), trust=trust), str(path))
 
@@ -70,18 +69,33 @@ def fill_model(
     purpose: Purpose = "evaluate",
     reset_head: bool = False,
 ) -> LoadReport:
-    """`load_weights` for weights that are read already; `path` is for messages only."""
-    if reset_head and purpose != "train":
-        raise ValueError("reset_head goes with purpose 'train': a fresh head has to be trained")
+    """`load_weights` for weights that have been read; `path` is for messages only."""
     while isinstance(model, (DataParallel, DistributedDataParallel)):
         model = model.module
-    filled, report = match(
-        weights, model.state_dict(), path=str(path), purpose=purpose, reset_head=reset_head
+    selected, report = select_weights(
+        weights, model.state_dict(), path, purpose=purpose, reset_head=reset_head
     )
-    if report.errors:
-        logger.error("%s", report.table())
-    check(report, str(path))
     with torch.no_grad():
-        model.load_state_dict(filled, strict=False)
-    logger.info("%s", report.table())
+        model.load_state_dict(selected, strict=False)
     return report
+
+
+def select_weights(
+    weights: Weights,
+    state: Mapping[str, Tensor],
+    path: str | Path,
+    *,
+    purpose: Purpose = "evaluate",
+    reset_head: bool = False,
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Selects and resizes the weights that a model with this `state_dict` loads.
+
+    Only the names and shapes of `state` are read, so that it may be sharded. Other arguments,
+    logging and errors are those of `fill_model`.
+    """
+    if reset_head and purpose != "train":
+        raise ValueError("reset_head goes with purpose 'train': a new head has to be trained")
+    selected, report = match(weights, state, path=str(path), purpose=purpose, reset_head=reset_head)
+    logger.log(logging.ERROR if report.errors else logging.INFO, "%s", report.table())
+    check(report, str(path))
+    return selected, report

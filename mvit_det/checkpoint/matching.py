@@ -1,14 +1,16 @@
-"""Which weight of a file fills which of a model, decided for all of them before any is used."""
+"""Matching the weights of a file to the keys of a model, and the report of it."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Literal
 
+from tabulate import tabulate
 from torch import Tensor
 
 from ..errors import CheckpointError
 from .formats import Weights, find_geometry, find_root
-from .load_report import KeyStatus, LoadReport
 from .resizing import (
     resize_absolute_table,
     resize_joint_table,
@@ -17,12 +19,72 @@ from .resizing import (
     splits_into_grid,
 )
 
-# What the weights are for. "evaluate" (and resuming a training) wants every key of the model,
-# "train" the whole backbone.
+# "evaluate" (and resuming a training) needs every key of the model, "train" the whole backbone.
 Purpose = Literal["train", "evaluate"]
 
 _MASK_HEAD = "roi_heads.mask_head."
 _TAKE_CONFIG = "take the config that the weights were made with"
+
+
+class KeyStatus(Enum):
+    """Status of a key after loading."""
+
+    LOADED = "loaded"
+    RESIZED = "resized"
+    DROPPED = "dropped on purpose"
+    NEW = "new on purpose"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key of a load report.
+
+    Attributes:
+        key: its name in the model or, if the model does not have it, in the file.
+        status: whether and how it was loaded.
+        reason: why or how; equal for keys of a kind.
+    """
+
+    key: str
+    status: KeyStatus
+    reason: str = ""
+
+
+@dataclass
+class LoadReport:
+    """Status of every key of a file of weights and of the model that loads it."""
+
+    title: str
+    entries: list[Entry] = field(default_factory=list)
+
+    def add(self, key: str, status: KeyStatus, reason: str = "") -> None:
+        """Adds a key."""
+        self.entries.append(Entry(key, status, reason))
+
+    def keys(self, status: KeyStatus) -> list[str]:
+        """Keys with a status, in the order of loading."""
+        return [entry.key for entry in self.entries if entry.status is status]
+
+    @property
+    def errors(self) -> list[Entry]:
+        """Keys that keep the weights from being used."""
+        return [entry for entry in self.entries if entry.status is KeyStatus.ERROR]
+
+    def table(self) -> str:
+        """Formats one line per status and reason: how many keys, why, and the first of them."""
+        groups: dict[tuple[KeyStatus, str], list[str]] = {}
+        for entry in self.entries:
+            groups.setdefault((entry.status, entry.reason), []).append(entry.key)
+        order = list(KeyStatus)
+        rows = [
+            (status.value, len(keys), reason, keys[0] + (", …" if len(keys) > 1 else ""))
+            for (status, reason), keys in sorted(
+                groups.items(), key=lambda item: order.index(item[0][0])
+            )
+        ]
+        headers = ("status", "keys", "why", "such as")
+        return f"{self.title}\n{tabulate(rows, headers, tablefmt='simple')}"
 
 
 def match(
@@ -37,21 +99,21 @@ def match(
 
     Args:
         weights: of a file.
-        state: of the model, by name. It is only looked at.
+        state: `state_dict` of the model; only names and shapes are read.
         path: of the file, for messages.
-        purpose: what for.
-        reset_head: leaves out the layers whose shape depends on the classes.
+        purpose: of loading.
+        reset_head: skips the layers whose shape depends on the classes.
 
     Returns:
-        Weights for the model, of its shapes, and what became of every key. Where that holds
-        errors the weights are not complete.
+        Weights for the model in its shapes, and the report. With errors in the report the weights
+        are incomplete.
 
     Raises:
-        CheckpointError: file and model are of different kinds, so that single keys tell nothing.
+        CheckpointError: file and model hold models of different kinds.
     """
     source = weights.source
     if weights.root is not None:
-        # The one choice of plan that names of weights do not tell apart.
+        # The one choice of architecture that the names of the weights do not show.
         source += f", expand_attn={find_geometry(weights.tensors, weights.root).expand_attn}"
     matcher = _Matcher(weights, state, purpose, reset_head, f"'{path}' ({source})")
     matcher.check_kind(path)
@@ -61,6 +123,54 @@ def match(
         if key not in matcher.seen:
             matcher.explain_missing(key)
     return matcher.filled, matcher.report
+
+
+def check(report: LoadReport, path: str) -> None:
+    """Raises the most telling error of a report, if it has any.
+
+    Raises:
+        CheckpointError: for different numbers of classes, else for the first key with another
+            shape, else for the first error.
+    """
+    errors = report.errors
+    if not errors:
+        return
+    for error in errors:
+        if " classes, config has " in error.reason:
+            raise CheckpointError(
+                f"'{path}': {error.reason}; {_TAKE_CONFIG}, or train a new head for the "
+                "config's classes with train.reset_head=True"
+            )
+    first = next((error for error in errors if "shape" in error.reason), errors[0])
+    others = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    if first.reason == "not in the file":
+        problem = f"'{first.key}' of the model is not in the file"
+    elif first.reason == "no place in the model":
+        problem = f"'{first.key}' of the file has no place in the model"
+    else:
+        problem = f"'{first.key}' {first.reason}"
+    raise CheckpointError(f"'{path}' does not fit the model: {problem}{others}; {_TAKE_CONFIG}")
+
+
+def count_classes(tensors: Mapping[str, Tensor], name: str) -> int | None:
+    """Counts the classes that a layer has outputs for; None if its shape depends on no classes.
+
+    Args:
+        tensors: weights by name.
+        name: of a weight or bias among them.
+    """
+    rows = tensors[name].shape[0]
+    if re.search(r"(^|\.)head\.(cls_score|bbox_pred)\.", name):
+        # RetinaNet: for each anchor a score per class, and one box.
+        boxes = tensors.get(name.replace(".cls_score.", ".bbox_pred."))
+        return None if boxes is None or ".bbox_pred." in name else rows // (boxes.shape[0] // 4)
+    if re.search(r"\.cls_score\.(weight|bias)$", name):
+        return rows - 1  # the background
+    if re.search(r"\.bbox_pred\.(weight|bias)$", name):
+        return rows // 4
+    if re.search(r"mask_head\.predictor\.(weight|bias)$|(^|bottom_up\.)head\.(weight|bias)$", name):
+        return rows
+    return None
 
 
 class _Matcher:
@@ -84,24 +194,24 @@ class _Matcher:
 
         self.root = find_root(state) or ""
         root = weights.root or ""
-        # Weights of a detector go into a backbone and the other way round: the part that both have.
+        # Between a detector and a backbone, the common part is loaded.
         if root.endswith(self.root):
             self.cut, self.prefix = root.removesuffix(self.root), ""
         elif self.root.endswith(root):
             self.cut, self.prefix = "", self.root.removesuffix(root)
         else:
             self.cut, self.prefix = root, self.root
-        # A backbone's file leaves the rest of a detector open.
+        # The file of a backbone does not fill the rest of a detector.
         self.fills_all = weights.is_detector or all(key.startswith(self.root) for key in state)
         self.has_mask_head = any(key.startswith(_MASK_HEAD) for key in state)
         self.has_output_norms = any(
             re.match(r"scale\d+_norm\.", name.removeprefix(root)) for name in weights.tensors
         )
-        # Sizes may change on the way into training, and in a backbone; else they are a mistake.
+        # Other sizes are a mistake when a whole detector is evaluated or resumed.
         self.resizes = self.training or not weights.is_detector
 
     def check_kind(self, path: str) -> None:
-        """Refuses a file of another model altogether."""
+        """Raises an error if the file holds another kind or size of model."""
         if find_root(self.state) is None:
             return
         if self.weights.root is None:
@@ -127,7 +237,7 @@ class _Matcher:
             )
         if f"{self.root}head.weight" in self.state:
             self._check_class_token(path)
-        # A model may stop after some of the stages.
+        # A model may have fewer stages than the file.
         if (file.embed_dim, file.depths[: len(model.depths)]) != (model.embed_dim, model.depths):
             raise CheckpointError(
                 f"'{path}' holds an MViTv2 with embed_dim {file.embed_dim} and depths "
@@ -136,11 +246,11 @@ class _Matcher:
             )
 
     def _check_class_token(self, path: str) -> None:
-        """Refuses a classifier that reads its classes off something else than the model does."""
+        """Raises an error if only one of two classifiers has a class token."""
         root = self.weights.root
         in_file = f"{root}cls_token" in self.weights.tensors
         in_model = f"{self.root}cls_token" in self.state
-        # A classifier may be trained on without its class token, but not be evaluated so.
+        # Fine-tuning may drop the class token, evaluation may not.
         if in_file == in_model or (in_file and self.training):
             return
         if f"{root}head.weight" in self.weights.tensors:
@@ -151,7 +261,7 @@ class _Matcher:
             )
 
     def place(self, name: str) -> None:
-        """Decides on a weight of the file."""
+        """Decides on one weight of the file."""
         original = self.weights.original_names.get(name, name)
         if not name.startswith(self.cut):
             self.report.add(original, KeyStatus.DROPPED, "not part of a backbone")
@@ -165,7 +275,7 @@ class _Matcher:
         self.seen.add(key)
         tensor, target = self.weights.tensors[name], self.state[key]
         if self.reset_head and self._knows_classes(name, key):
-            self.report.add(key, KeyStatus.NEW, "fresh head")
+            self.report.add(key, KeyStatus.NEW, "reset head")
         elif tensor.shape == target.shape:
             self.filled[key] = tensor
             squeezed = name in self.weights.squeezed
@@ -211,7 +321,7 @@ class _Matcher:
         return ".cls_score." in key or counts != [1, 1]
 
     def _reason_to_drop(self, key: str) -> str:
-        """Why a weight of the file may be left out that the model has no place for; '' if not."""
+        """Explains why a weight without a place in the model may be dropped; '' if it may not."""
         if re.search(r"(^|\.)pixel_(mean|std)$|\.cell_anchors\.\d+$", key):
             return "taken from the config"
         if key.endswith(".num_batches_tracked"):
@@ -232,7 +342,7 @@ class _Matcher:
         return ""
 
     def explain_missing(self, key: str) -> None:
-        """Decides on a key of the model that the file has nothing for."""
+        """Decides on a key of the model that the file does not have."""
         name = key.removeprefix(self.root) if key.startswith(self.root) else None
         reason = ""
         if key.endswith(".num_batches_tracked"):
@@ -244,58 +354,10 @@ class _Matcher:
         elif re.match(r"scale\d+_norm\.", name) and not self.has_output_norms:
             reason = "norms of the outputs"
         elif name.startswith("head.") and self.reset_head:
-            reason = "fresh head"
+            reason = "reset head"
         status = KeyStatus.NEW if reason else KeyStatus.ERROR
         self.report.add(key, status, reason or "not in the file")
 
 
 def _swap_in(shape: tuple[int, ...], channels: int) -> tuple[int, ...]:
     return (shape[0], channels, *shape[2:])
-
-
-def count_classes(tensors: Mapping[str, Tensor], name: str) -> int | None:
-    """Returns the number of classes that a layer has outputs for; None if it has nothing to do with
-    them.
-
-    Args:
-        tensors: weights by name.
-        name: of a weight or bias among them.
-    """
-    rows = tensors[name].shape[0]
-    if re.search(r"(^|\.)head\.(cls_score|bbox_pred)\.", name):
-        # RetinaNet: for each anchor a score per class, and one box.
-        boxes = tensors.get(name.replace(".cls_score.", ".bbox_pred."))
-        return None if boxes is None or ".bbox_pred." in name else rows // (boxes.shape[0] // 4)
-    if re.search(r"\.cls_score\.(weight|bias)$", name):
-        return rows - 1  # the background
-    if re.search(r"\.bbox_pred\.(weight|bias)$", name):
-        return rows // 4
-    if re.search(r"mask_head\.predictor\.(weight|bias)$|(^|bottom_up\.)head\.(weight|bias)$", name):
-        return rows
-    return None
-
-
-def check(report: LoadReport, path: str) -> None:
-    """Raises what the errors of an report amount to.
-
-    Raises:
-        CheckpointError: there are any; it names the first, those of differing classes before all.
-    """
-    errors = report.errors
-    if not errors:
-        return
-    for error in errors:
-        if " classes, config has " in error.reason:
-            raise CheckpointError(
-                f"'{path}': {error.reason}; {_TAKE_CONFIG}, or train a fresh head for the "
-                "config's classes with train.reset_head=True"
-            )
-    first = next((error for error in errors if "shape" in error.reason), errors[0])
-    others = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    if first.reason == "not in the file":
-        problem = f"'{first.key}' of the model is not in the file"
-    elif first.reason == "no place in the model":
-        problem = f"'{first.key}' of the file has no place in the model"
-    else:
-        problem = f"'{first.key}' {first.reason}"
-    raise CheckpointError(f"'{path}' does not fit the model: {problem}{others}; {_TAKE_CONFIG}")

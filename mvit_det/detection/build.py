@@ -70,6 +70,14 @@ def wrap_detector(
     return None
 
 
+def has_views(inference: Any) -> bool:
+    """Whether the entry `inference` of a config has a detector look at several views of images."""
+    groups = inference or {}
+    return bool(
+        groups.get("tta", {}).get("short_sides") or groups.get("slices", {}).get("tile_size")
+    )
+
+
 def set_nms_method(model: DictConfig, method: str) -> None:
     """Sets `test_nms_method` of all box heads in the config of a detector, in place.
 

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is often a better model than the last one."""
+"""Exponential moving average of the weights."""
 
 import contextlib
 import math
@@ -7,25 +7,31 @@ from typing import Any
 
 import torch
 from detectron2.engine import HookBase
-from torch import Tensor, nn
+from torch import nn
 
-from .parallel import distribute_like, full_tensor, unwrapped
+from ..checkpoint.state import load_full_weights
+from .parallel import unwrapped
 
 
 class ModelEMA(HookBase):
-    """Averages parameters over the training, as average ← d · average + (1 − d) · parameter.
+    """Averages trainable parameters: average ← d · average + (1 − d) · parameter.
 
-    In update t (from 1) d is `decay` · (1 − exp(−t / `warmup`)), so that the average leaves the
-    start behind quickly. Buffers are taken as they are.
+    In update t (from 1) d is `decay` · (1 − exp(−t / `warmup`)), so that the initial weights fade
+    quickly. Buffers are not averaged. Unlike `torch.optim.swa_utils.AveragedModel` it works on the
+    shards of a sharded model, copies neither buffers nor frozen parameters, and is evaluated in
+    place.
+
+    Attributes:
+        average: by parameter name, sharded like the parameters.
     """
 
     def __init__(self, model: nn.Module, decay: float, warmup: int) -> None:
-        """Starts from the weights as they are.
+        """Starts from the current weights.
 
         Args:
-            model: perhaps replicated or sharded.
-            decay: in [0, 1); the average looks back over about 1 / (1 − decay) updates.
-            warmup: updates over which the decay approaches its value; 0 has it at once.
+            model: plain, replicated or sharded.
+            decay: in [0, 1); the average spans about 1 / (1 − decay) updates.
+            warmup: number of updates over which the decay approaches its value; 0 for none.
         """
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and below 1, not {decay}")
@@ -41,12 +47,12 @@ class ModelEMA(HookBase):
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def after_step(self) -> None:
-        """Takes the weights that the step left into the average."""
+        """Updates the average with the weights of this step."""
         self.update()
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes the current weights into the average."""
+        """Updates the average with the current weights."""
         self.updates += 1
         decay = self.decay
         if self.warmup:
@@ -56,7 +62,7 @@ class ModelEMA(HookBase):
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Puts the average in the place of the weights for a while."""
+        """Replaces the weights by the average within the context."""
         self._exchange()
         try:
             yield
@@ -71,15 +77,19 @@ class ModelEMA(HookBase):
             self.average[name].copy_(weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """The average, whole, and how many updates it has seen; for all processes together."""
-        average: dict[str, Tensor] = {
-            name: full_tensor(tensor) for name, tensor in self.average.items()
-        }
-        return {"updates": self.updates, "average": average}
+        """The average and its number of updates; sharded tensors stay sharded."""
+        return {"updates": self.updates, "average": self.average}
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores the result of `state_dict`; every rank calls it.
+
+        Args:
+            state: with full tensors, in the main process only; or with the tensors of this object,
+                which a sharded checkpoint was read into.
+        """
         self.updates = state["updates"]
-        for name, tensor in self.average.items():
-            tensor.copy_(distribute_like(state["average"][name], tensor))
+        average = state["average"]
+        if all(average.get(name) is tensor for name, tensor in self.average.items()):
+            return
+        with self.applied():
+            load_full_weights(self.model, average)

@@ -1,27 +1,28 @@
-"""Evaluation from a config."""
+"""Evaluation of the model of a config."""
 
 import copy
 import errno
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import inference_context
+from detectron2.evaluation import DatasetEvaluator, inference_context
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
-from ..checkpoint import Checkpointer, load_weights
-from ..checkpoint.writing import disk_error
+from ..checkpoint import Checkpointer, check_class_names, fill_model, read_weights
+from ..checkpoint.files import disk_error
 from ..config.loading import prepare_output_dir
 from ..data import check_datasets
+from ..data.loading import EvaluationLoader
 from ..data.workers import deaths_of_workers_explained
-from ..detection.build import wrap_detector
+from ..detection.build import has_views, wrap_detector
 from ..errors import CheckpointError, OutputError
 from ..evaluation import inference_on_dataset, save_report
 from ..visualization import save_prediction_grid
@@ -29,86 +30,106 @@ from .parallel import unsharded
 
 logger = logging.getLogger(__name__)
 
+# Errors of a disk that is full, failing, or mounted read-only.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
-# What a disk answers that is full, broken, or mounted for reading.
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
+class Evaluation:
+    """Evaluates a model on the test dataset of a config, as often as it is called.
 
-@contextmanager
-def _refusals_explained() -> Iterator[None]:
-    """Says in one sentence that the disk takes no results.
-
-    Raises:
-        OutputError: it takes none.
+    The loader, and an evaluator for each folder of results, are built on first use and kept.
     """
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        reason = disk_error(error)
-        if reason is None or reason.errno not in _REFUSALS:
-            raise
-        raise OutputError(
-            f"cannot write results of the evaluation ({reason.strerror}); make room there, or "
-            "choose another folder with train.output_dir=…"
-        ) from error
+
+    def __init__(self, config: DictConfig) -> None:
+        """Creates the evaluation.
+
+        Args:
+            config: `dataloader.test`, `dataloader.evaluator`, `train` and, for test-time
+                augmentation or slices, `inference` are used.
+
+        Raises:
+            DatasetError: files of the dataset are missing.
+        """
+        self.config = config
+        self.dataset = config.dataloader.test.dataset.names
+        check_datasets(self.dataset)
+        self._evaluators: dict[str, DatasetEvaluator] = {}
+
+    @cached_property
+    def loader(self) -> EvaluationLoader:
+        """The loader of the test dataset; of whole images where a detector has several views."""
+        loader = self.config.dataloader.test
+        if has_views(self.config.get("inference")):
+            loader = copy.deepcopy(loader)
+            loader.mapper.augmentations = []
+        return instantiate(loader)
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes that the evaluators know; [] if they are unknown."""
+        # Loading the dataset makes them known.
+        return class_names(self.config, self.dataset) if len(self.loader) else []
+
+    def __call__(self, model: nn.Module, folder: str = "evaluation") -> dict[str, Any]:
+        """Evaluates the current weights, and writes metrics, plots and an image grid.
+
+        Args:
+            model: keeps its mode.
+            folder: within `train.output_dir`, for predictions, the files of `save_report`, and the
+                image grid.
+
+        Returns:
+            Metrics by task, such as `{"bbox": {"AP": …}, "segm": {"AP": …}}` in percent; {} in all
+            ranks but the main process.
+
+        Raises:
+            ImageError: an image cannot be used, and `data.on_bad_image` is "raise".
+            OutputError: a file cannot be written.
+            TrainingError: a DataLoader worker died.
+        """
+        path = Path(self.config.train.output_dir) / folder
+        with deaths_of_workers_explained(), _disk_errors_explained():
+            path.mkdir(parents=True, exist_ok=True)
+            # The loader first: it generates datasets that are missing.
+            loader, evaluator = self.loader, self._evaluator(path)
+            detector = self._detector(model)
+            with unsharded(model), inference_context(model):
+                results = inference_on_dataset(detector, loader, evaluator)
+            # A panoptic evaluator has one for instances.
+            instances = getattr(evaluator, "instances", evaluator)
+            save_report(instances, path)
+            self._save_grid(getattr(instances, "predictions", None), path / "predictions.png")
+            # Predictions of a whole dataset are large.
+            evaluator.reset()
+        return results
+
+    def _detector(self, model: nn.Module) -> Any:
+        """The model, with test-time augmentation or slices if the config says so."""
+        inference = self.config.get("inference")
+        if not has_views(inference):
+            return model
+        resize = instantiate(self.config.dataloader.test.mapper.augmentations)
+        return wrap_detector(model, inference, resize)
+
+    def _evaluator(self, path: Path) -> DatasetEvaluator:
+        if path.name not in self._evaluators:
+            self._evaluators[path.name] = instantiate(
+                {**self.config.dataloader.evaluator, "output_dir": str(path)}
+            )
+        return self._evaluators[path.name]
+
+    def _save_grid(self, predictions: list[dict[str, Any]] | None, path: Path) -> None:
+        """Draws predictions in COCO's format, where an evaluator has such."""
+        images = self.config.train.visualized_images
+        if predictions is None or not images or not comm.is_main_process():
+            return
+        save_prediction_grid(self.dataset, predictions, path, num_images=images)
+        logger.info("Ground truth beside predictions: %s", path)
 
 
-@deaths_of_workers_explained()
-@_refusals_explained()
-def evaluate(
-    config: DictConfig, model: nn.Module, folder: str | Path = "evaluation"
-) -> dict[str, Any]:
-    """Evaluates a model, and draws its metrics and some of its predictions.
-
-    Args:
-        config: `dataloader.test`, `dataloader.evaluator`, `train` and, for test-time augmentation
-            or slices, `inference` are used.
-        model: the detector; its mode stays as it was.
-        folder: within `train.output_dir`, for predictions, the files of `save_report`, and the
-            grid of images.
-
-    Returns:
-        Metrics by task, `{"bbox": {"AP": …}, "segm": {"AP": …}}` in percent; empty in all
-        processes but the main one.
-
-    Raises:
-        ImageError: an image cannot be used, and `data.on_bad_image` is "raise".
-        OutputError: a file cannot be written.
-        TrainingError: a process that loads images died.
-    """
-    dataset = config.dataloader.test.dataset.names
-    check_datasets(dataset)
-    folder = Path(config.train.output_dir) / folder
-    folder.mkdir(parents=True, exist_ok=True)
-    evaluator = instantiate({**config.dataloader.evaluator, "output_dir": str(folder)})
-    detector, loader = _with_views(config, model)
-    with unsharded(model), inference_context(model):
-        results = inference_on_dataset(detector, instantiate(loader), evaluator)
-    save_report(evaluator, folder)
-    if comm.is_main_process() and config.train.visualized_images:
-        grid = folder / "predictions.png"
-        save_prediction_grid(
-            dataset,
-            json.loads((folder / "coco_instances_results.json").read_text()),
-            grid,
-            num_images=config.train.visualized_images,
-        )
-        logger.info("Ground truth beside predictions: %s", grid)
-    return results
-
-
-def _with_views(config: DictConfig, model: nn.Module) -> tuple[Any, DictConfig]:
-    """The model and its test loader; with test-time augmentation or slices, for whole images."""
-    loader = config.dataloader.test
-    inference = config.get("inference")
-    if not inference:
-        return model, loader
-    wrapper = wrap_detector(model, inference, instantiate(loader.mapper.augmentations))
-    if wrapper is None:
-        return model, loader
-    loader = copy.deepcopy(loader)
-    loader.mapper.augmentations = []
-    return wrapper, loader
+def evaluate(config: DictConfig, model: nn.Module, folder: str = "evaluation") -> dict[str, Any]:
+    """Evaluates a model once; see `Evaluation`."""
+    return Evaluation(config)(model, folder)
 
 
 def evaluate_checkpoint(
@@ -117,39 +138,65 @@ def evaluate_checkpoint(
     """Evaluates the weights of `train.init_checkpoint`.
 
     Args:
-        config: the config the weights were trained with.
+        config: the config of the weights.
         resume: prefers the last checkpoint in `train.output_dir` if there is one.
         trust_checkpoint: lets the file of weights run code while it is read.
 
     Returns:
-        As `evaluate`.
+        Metrics by task, as `Evaluation` returns them.
 
     Raises:
-        CheckpointError: there are no weights, or they do not fit the model.
+        CheckpointError: there are no weights, or they do not fit the model, or have other classes.
         ConfigError: the output folder cannot be written.
-        ImageError, OutputError, TrainingError: as `evaluate`.
+        DatasetError, ImageError, OutputError, TrainingError: as `Evaluation`.
     """
     prepare_output_dir(config)
-    check_datasets(config.dataloader.test.dataset.names)
+    evaluation = Evaluation(config)
     model = instantiate(config.model).to(config.train.device)
     path = config.train.init_checkpoint
-    if resume:
-        path = next(iter(Checkpointer(model, config.train.output_dir).checkpoints()), path)
+    checkpointer = Checkpointer(model, config.train.output_dir, trust=trust_checkpoint)
+    if resume and (found := checkpointer.checkpoints()):
+        path = found[0]
     if not path:
         raise CheckpointError(
             "there are no weights to evaluate: name a file with train.init_checkpoint=…, or use "
             "'--resume' for the last checkpoint in train.output_dir"
         )
-    load_weights(model, path, purpose="evaluate", trust=trust_checkpoint)
-    return evaluate(config, model)
+    weights = read_weights(path, trust=trust_checkpoint)
+    check_class_names(weights.metadata, evaluation.class_names, path)
+    fill_model(model, weights, path)
+    return evaluation(model)
 
 
-def class_names(config: DictConfig) -> list[str]:
-    """Names of the classes that a config trains: its own, or those of its training data.
+def class_names(config: DictConfig, dataset: str) -> list[str]:
+    """Names of the classes: those in `data.class_names` of a config, or those of a dataset.
 
-    They are known once the dataset has been loaded; [] if the dataset does not name them.
+    Args:
+        config: of the model.
+        dataset: registered name. It has to be loaded before, as its names may be in its files.
+
+    Returns:
+        One name per class; [] if they are unknown.
     """
     own = config.get("data", {}).get("class_names", [])
-    names = config.dataloader.train.dataset.names
-    registered = names if isinstance(names, str) else names[0]
-    return list(own or MetadataCatalog.get(registered).get("thing_classes", []))
+    metadata = MetadataCatalog.get(dataset)
+    return list(own or metadata.get("thing_classes") or metadata.get("classes") or [])
+
+
+@contextmanager
+def _disk_errors_explained() -> Iterator[None]:
+    """Turns errors of the disk into one sentence.
+
+    Raises:
+        OutputError: results cannot be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = disk_error(error)
+        if reason is None or reason.errno not in _DISK_ERRORS:
+            raise
+        raise OutputError(
+            f"cannot write results of the evaluation ({reason.strerror}); make room there, or "
+            "choose another folder with train.output_dir=…"
+        ) from error

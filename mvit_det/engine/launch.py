@@ -1,9 +1,11 @@
-"""Starting the processes of a training: with Detectron2's launcher, or as torchrun started them."""
+"""Running a function in every rank, started by Detectron2's launcher or by torchrun."""
 
+import gc
 import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import active_children
@@ -22,7 +24,7 @@ from .stopping import TrainingStopped
 
 logger = logging.getLogger(__name__)
 
-# What torchrun tells each process that it starts.
+# Variables that torchrun sets.
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -37,25 +39,24 @@ def launch(
     machine_rank: int = 0,
     dist_url: str = "auto",
 ) -> None:
-    """Runs a function in each process of a training, and ends the program by its status.
+    """Runs a function in every rank, and turns its errors into exit codes.
 
-    A process that torchrun started takes part in what torchrun started, whatever the numbers say.
-    Otherwise Detectron2's launcher starts `num_processes` processes on this machine, or runs the
-    function here if one is all there is.
+    Under torchrun this process joins torchrun's process group, and the numbers below do not count.
+    Otherwise Detectron2's launcher starts `num_processes` ranks on this machine; a single one runs
+    in this process.
 
-    What the function raises becomes the program's exit: an `MViTDetError` is printed as one line
-    and gives exit code 1; a training that was stopped gives 128 and the number of the signal. If
-    a process dies, the others are stopped.
+    An `MViTDetError` is printed as one line, with exit code 1; a training that was stopped exits
+    with 128 + the number of the signal. If a rank dies, the others are stopped.
 
     Args:
         main: is called with `arguments`.
         arguments: can be pickled.
         debug: shows the traceback of an `MViTDetError` instead of one line.
-        device: "cpu" or "cuda", on which the processes work; by default CUDA where there is any.
-        num_processes, num_machines, machine_rank, dist_url: as Detectron2's launcher takes them.
+        device: "cpu" or "cuda"; by default CUDA where it is available.
+        num_processes, num_machines, machine_rank, dist_url: as for Detectron2's launcher.
 
     Raises:
-        SystemExit: the function did not come to its end.
+        SystemExit: the function raised an error.
     """
     try:
         if all(name in os.environ for name in _TORCHRUN):
@@ -82,21 +83,21 @@ def launch(
         logger.warning("Training %s", stopped)
         sys.exit(128 + stopped.signal)
     except ProcessExitedException as exited:
-        # A child that ended in an orderly way has said why.
+        # A child with an exit code has printed its error.
         if exited.signal_name is None:
             sys.exit(exited.exit_code)
         sys.exit(
             f"error: process {exited.error_index} of {num_processes} was ended by "
             f"{exited.signal_name}, and the others were stopped; if it was SIGKILL, the machine "
             "may have run out of memory: see 'dmesg', use a smaller '--batch-size' or fewer "
-            "dataloader.train.num_workers, and go on with '--resume'"
+            "dataloader.train.num_workers, and continue with '--resume'"
         )
 
 
 def _check_gpus(device: str | None, num_processes: int) -> None:
-    """Refuses more processes than GPUs, and hides GPUs from processes that shall not use them."""
+    """Checks that there is a GPU per rank, and hides GPUs from a training on the CPU."""
     if device == "cpu":
-        # Detectron2's launcher lets processes talk over GPUs wherever it sees some.
+        # Detectron2's launcher uses NCCL wherever it sees GPUs.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif torch.cuda.is_available() and num_processes > torch.cuda.device_count():
         raise DeviceError(
@@ -106,9 +107,9 @@ def _check_gpus(device: str | None, num_processes: int) -> None:
 
 
 def _main_of_a_child(main: Callable[..., None], arguments: tuple[Any, ...], debug: bool) -> None:
-    """Runs the function in a process that Detectron2's launcher started, and exits by its status.
+    """Runs the function in a rank that Detectron2's launcher started, and exits with its code.
 
-    Only exit codes get from here to the launcher; it would wrap exceptions in its own.
+    The launcher would wrap exceptions in its own.
     """
     try:
         main(*arguments)
@@ -125,7 +126,7 @@ def _main_of_a_child(main: Callable[..., None], arguments: tuple[Any, ...], debu
 
 @contextmanager
 def _torchrun_process_group(device: str | None) -> Iterator[None]:
-    """The process group of the processes that torchrun started."""
+    """Joins and leaves the process group of torchrun."""
     on_gpu = device != "cpu" and torch.cuda.is_available()
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if on_gpu:
@@ -136,8 +137,7 @@ def _torchrun_process_group(device: str | None) -> Iterator[None]:
                 f"{torch.cuda.device_count()}"
             )
         torch.cuda.set_device(local_rank)
-    # Processes that torchrun starts again must not take addresses for theirs that the processes
-    # before them have left in the store.
+    # After a restart the store still holds the addresses of the former ranks.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store, rank, world_size = next(dist.rendezvous("env://", timeout=DEFAULT_TIMEOUT))
     dist.init_process_group(
@@ -150,13 +150,33 @@ def _torchrun_process_group(device: str | None) -> Iterator[None]:
     comm.create_local_process_group(local_size)
     try:
         yield
+    except BaseException as error:
+        # Local variables in the traceback refer to the process group as well.
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
-        dist.destroy_process_group()
+        _destroy_process_groups()
+
+
+def _destroy_process_groups() -> None:
+    """Destroys all process groups, and with them the threads of gloo.
+
+    A thread of gloo that outlives the process group frees the tensors of its last collective while
+    Python shuts down, cannot get Python's lock any more, and aborts the process ("terminate called
+    without an active exception"). The threads end with the last reference to their group:
+    Detectron2 keeps some, without a function to drop them, and models in DistributedDataParallel
+    have others, in reference cycles.
+    """
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
+    comm.create_local_process_group.cache_clear()
+    dist.destroy_process_group()
+    gc.collect()
 
 
 @contextmanager
 def _signals_passed_on() -> Iterator[None]:
-    """Lets the processes that this one started decide about SIGTERM and Ctrl-C."""
+    """Passes SIGTERM and Ctrl-C on to the child processes, instead of ending this one."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for child in active_children():

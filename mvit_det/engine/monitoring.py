@@ -1,9 +1,10 @@
-"""What a training tells of itself while it runs: speed, memory, time left, and an image."""
+"""Metrics of a running training: speed, memory, log lines, files and a plot."""
 
 import datetime
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,18 +24,17 @@ METRICS_FILE = "metrics.json"
 
 
 class SpeedAndMemory(HookBase):
-    """Records `images_per_second`, and `max_mem`, the peak of memory so far in MiB.
+    """Records `images_per_second`, and `max_mem`, the peak memory of this process in MiB.
 
-    Memory is that of this process: what PyTorch allocated on the GPU, or, on the CPU, all that was
-    resident, where the system tells.
+    On a GPU it is the memory that PyTorch allocated; on the CPU, the resident memory.
     """
 
     def __init__(self, images_per_step: int, device: str) -> None:
-        """Prepares for a training.
+        """Creates the hook.
 
         Args:
-            images_per_step: of all processes together.
-            device: that the model is on.
+            images_per_step: over all ranks.
+            device: of the model.
         """
         self.images_per_step = images_per_step
         self.device = device
@@ -45,7 +45,7 @@ class SpeedAndMemory(HookBase):
         self.start = time.perf_counter()
 
     def after_step(self) -> None:
-        """Stops it."""
+        """Stops the clock, and records."""
         storage = self.trainer.storage
         seconds = time.perf_counter() - self.start
         storage.put_scalar("images_per_second", self.images_per_step / seconds)
@@ -57,12 +57,12 @@ class SpeedAndMemory(HookBase):
 class MetricPrinter(EventWriter):
     """Logs one line: time left, iteration, losses, learning rate, speed and memory.
 
-    It is like Detectron2's, whose names it uses, with speed in images per second, and memory also
-    on the CPU. Noisy values are medians of the last 20 iterations.
+    Adds to Detectron2's line the images per second, and memory on the CPU. Noisy values are medians
+    of the last 20 iterations.
     """
 
     def __init__(self, max_iter: int) -> None:
-        """Prepares for a training of `max_iter` iterations."""
+        """Creates the writer of a training of `max_iter` iterations."""
         self.max_iter = max_iter
         self.last_write = -1
 
@@ -75,7 +75,7 @@ class MetricPrinter(EventWriter):
         self.last_write = storage.iter
         values = {name: value for name, (value, _) in storage.latest_with_smoothing_hint().items()}
         entries = []
-        # Unknown in the first few iterations, which take longer than others.
+        # Missing in the first few iterations, which take longer than others.
         if "time" in values:
             seconds = storage.history("time").median(1000) * (self.max_iter - done)
             storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
@@ -93,14 +93,49 @@ class MetricPrinter(EventWriter):
         logger.info("  ".join(entries))
 
 
-class TrainingPlot(HookBase):
-    """Draws `training.png` beside `metrics.json`, at every evaluation and at the end.
+class TolerantWriter(EventWriter):
+    """Wraps a writer, so that a full disk does not end the training.
 
-    It belongs behind the hook that writes the metrics.
+    Each call tries again, so that metrics are written as soon as there is room.
+    """
+
+    def __init__(self, writer: EventWriter) -> None:
+        """Wraps a writer."""
+        self.writer = writer
+        self.is_failing = False
+
+    def write(self) -> None:
+        """Writes metrics, if the disk permits."""
+        self._attempt(self.writer.write)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._attempt(self.writer.close)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            if not self.is_failing:
+                logger.error(
+                    "The training continues without metrics of %s (%s); make room in "
+                    "train.output_dir",
+                    type(self.writer).__name__,
+                    error.strerror or error,
+                )
+            self.is_failing = True
+        else:
+            self.is_failing = False
+
+
+class TrainingPlot(HookBase):
+    """Draws `training.png` from `metrics.json`, at every evaluation and at the end.
+
+    Register it after the hook that writes the metrics.
     """
 
     def __init__(self, output_dir: str | Path, period: int) -> None:
-        """Prepares for a training.
+        """Creates the hook.
 
         Args:
             output_dir: folder of the metrics.
@@ -115,7 +150,7 @@ class TrainingPlot(HookBase):
             self._draw()
 
     def after_train(self) -> None:
-        """Draws, also what there is of a training that broke off."""
+        """Draws, also after a training that failed."""
         self._draw()
 
     def _draw(self) -> None:
@@ -124,27 +159,27 @@ class TrainingPlot(HookBase):
         try:
             save_training_plot(self.folder / METRICS_FILE, self.folder / "training.png")
         except OSError as error:
-            logger.warning("The training goes on without its image: %s", error)
+            logger.warning("The training continues without its plot: %s", error)
 
 
 def metric_writers(output_dir: str | Path, max_iter: int) -> list[EventWriter]:
-    """Writers of metrics to the log, to `metrics.json`, and for TensorBoard.
+    """Creates writers of metrics to the log, to `metrics.json`, and for TensorBoard.
 
     Args:
-        output_dir: folder for the files; it is made if it is missing.
+        output_dir: folder for the files; it is created if it is missing.
         max_iter: iterations of the training.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return [
         MetricPrinter(max_iter),
-        JSONWriter(str(folder / METRICS_FILE)),
-        TensorboardXWriter(str(folder)),
+        TolerantWriter(JSONWriter(str(folder / METRICS_FILE))),
+        TolerantWriter(TensorboardXWriter(str(folder))),
     ]
 
 
 def _peak_memory(device: str) -> float | None:
-    """In MiB; None on the CPU of a system that does not tell."""
+    """In MiB; None on the CPU under Windows."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     if sys.platform == "win32":

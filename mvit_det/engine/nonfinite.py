@@ -1,4 +1,4 @@
-"""What becomes of steps whose loss or gradient is infinite or NaN."""
+"""Steps with an infinite or NaN loss or gradient."""
 
 import json
 import logging
@@ -6,138 +6,145 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..checkpoint.writing import atomic_path
+from ..checkpoint.files import atomic_path
 from ..errors import CheckpointError, TrainingError
 from ..modeling import MultiScaleTransformer
 from ..modeling.plan import BlockPlan
 from .parallel import local_tensor, unwrapped
 
-if TYPE_CHECKING:
-    from .trainer import Trainer
-
 logger = logging.getLogger(__name__)
 
-Part = tuple[Any, Mapping[str, Tensor]]
+MicroBatch = tuple[Any, Mapping[str, Tensor]]  # a batch and its losses
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a training, for reports.
+
+    Attributes:
+        iteration: number of the step.
+        model: with the gradients of the step.
+        micro_batches: each with its losses; {} where there are none.
+        grad_norm: total norm of the gradients.
+        learning_rate: the highest of all parameter groups.
+        loss_scale: of the gradient scaler.
+        scales_loss: whether losses are scaled for fp16.
+    """
+
+    iteration: int
+    model: nn.Module
+    micro_batches: Sequence[MicroBatch]
+    grad_norm: Tensor
+    learning_rate: float
+    loss_scale: float
+    scales_loss: bool
 
 
 class NonFiniteSteps:
-    """Leaves such steps out, writes down what led to them, and ends a training that has too many.
+    """Skips and reports steps with an infinite or NaN loss or gradient, up to a number in a row.
 
     Loss scaling for fp16 makes gradients overflow now and then by design, with a finite loss; such
-    steps count, but are written down only when they end the training.
+    steps count, and are reported only when they end the training.
     """
 
     def __init__(self, limit: int, output_dir: str | Path = "") -> None:
-        """Describes the policy.
+        """Creates the policy.
 
         Args:
-            limit: so many steps in a row are left out; one more ends the training.
-            output_dir: reports go to the folder `nonfinite` in it; '' writes none.
+            limit: number of steps in a row to skip; one more ends the training.
+            output_dir: reports go to its folder `nonfinite`; '' writes none.
         """
         self.limit = limit
         self.output_dir = Path(output_dir) if output_dir else None
         self.in_a_row = 0
 
     def passed(self) -> None:
-        """Notes a step that was as it should be."""
+        """Records a finite step."""
         self.in_a_row = 0
 
-    def failed(self, trainer: "Trainer", parts: Sequence[Part], norm: Tensor) -> None:
-        """Notes a step that must not change the model.
-
-        Args:
-            trainer: whose model still holds the gradients of the step.
-            parts: of the batch, with the losses of each.
-            norm: of all gradients together.
+    def failed(self, step: Step) -> None:
+        """Records a step that is skipped because its loss or gradient is not finite.
 
         Raises:
             TrainingError: there have been more than `limit` in a row.
         """
         self.in_a_row += 1
-        ends = self.in_a_row > self.limit
-        finite_losses = all(loss.isfinite() for _, losses in parts for loss in losses.values())
-        overflow = trainer.grad_scaler.is_enabled() and finite_losses
-        if ends:
-            raise self._error("the loss or its gradient", trainer, parts, norm)
-        if not overflow:
-            logger.warning(
-                "Infinite or NaN loss or gradient at iteration %d: left this step out (%d in a "
-                "row, at most %d)%s",
-                trainer.iter,
-                self.in_a_row,
-                self.limit,
-                self._write_down(trainer, parts, norm),
-            )
+        if self.in_a_row > self.limit:
+            raise self._error("the loss or its gradient", step)
+        losses = [loss for _, losses in step.micro_batches for loss in losses.values()]
+        if step.scales_loss and all(loss.isfinite() for loss in losses):
+            return
+        logger.warning(
+            "Infinite or NaN loss or gradient at iteration %d: skipped this step (%d in a row, at "
+            "most %d)%s",
+            step.iteration,
+            self.in_a_row,
+            self.limit,
+            self._write_report(step),
+        )
 
-    def diverged(self, trainer: "Trainer", parts: Sequence[Part]) -> NoReturn:
-        """Ends a training whose model predicts what no loss can be computed of.
-
-        Args:
-            trainer: whose model is as it was before the step.
-            parts: of the batch so far, with the losses of each; the last has none.
+    def diverged(self, step: Step) -> NoReturn:
+        """Ends a training whose predictions are not finite, so that there is no loss.
 
         Raises:
             TrainingError: in any case.
         """
         self.in_a_row += 1
-        norm = torch.tensor(float("nan"))
-        raise self._error("what the model predicts", trainer, parts, norm)
+        raise self._error("the model's prediction", step)
 
-    def _error(
-        self, what: str, trainer: "Trainer", parts: Sequence[Part], norm: Tensor
-    ) -> TrainingError:
+    def _error(self, subject: str, step: Step) -> TrainingError:
         before = self.in_a_row - 1
         return TrainingError(
-            f"{what} was infinite or NaN at iteration {trainer.iter}"
+            f"{subject} was infinite or NaN at iteration {step.iteration}"
             + (f", as in the {before} before" if before else "")
-            + f"{self._write_down(trainer, parts, norm)}. The model was not changed by that. Try a "
-            "lower optimizer.lr, a longer warm-up, train.max_grad_norm=1.0, or "
-            "train.amp.dtype=bf16 instead of fp16, and go on with '--resume', or start from an "
-            "earlier checkpoint with train.init_checkpoint"
+            + f"{self._write_report(step)}. The model was not changed by this step. Try a lower "
+            "optimizer.lr, a longer warm-up, train.max_grad_norm=1.0, or train.amp.dtype=bf16 "
+            "instead of fp16, and resume with '--resume', or start from an earlier checkpoint with "
+            "train.init_checkpoint"
         )
 
-    def _write_down(self, trainer: "Trainer", parts: Sequence[Part], norm: Tensor) -> str:
-        """Writes a report, and says so in words that end a sentence."""
+    def _write_report(self, step: Step) -> str:
+        """Writes a report, and returns the end of a sentence that names it."""
         if not self.output_dir:
             return ""
-        # Each process has images of its own.
-        name = f"iteration_{trainer.iter:07d}_process_{comm.get_rank()}.json"
+        # The images differ between ranks.
+        name = f"iteration_{step.iteration:07d}_process_{comm.get_rank()}.json"
         path = self.output_dir / "nonfinite" / name
         try:
             with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(_report(trainer, parts, norm), indent=1))
+                temporary.write_text(json.dumps(_report(step), indent=1))
         except CheckpointError as error:
-            return f"; the batch, its losses and gradients are not written down: {error}"
-        return f"; the batch, its losses and gradients are written down in '{path}'"
+            return f"; no report of the batch, its losses and gradients: {error}"
+        return f"; see the batch, its losses and gradients in '{path}'"
 
 
-def _report(trainer: "Trainer", parts: Sequence[Part], norm: Tensor) -> dict[str, Any]:
-    """What a person wants to know of such a step, as plain values."""
+def _report(step: Step) -> dict[str, Any]:
+    """Plain values that describe a step."""
     return {
-        "iteration": trainer.iter,
-        "learning_rate": max(group["lr"] for group in trainer.optimizer.param_groups),
-        "loss_scale": trainer.grad_scaler.get_scale(),
-        "gradient_norm": _number(norm),
-        "gradient_norm_by_part_of_the_model": _gradient_norms(trainer.model),
+        "iteration": step.iteration,
+        "learning_rate": step.learning_rate,
+        "loss_scale": step.loss_scale,
+        "gradient_norm": _number(step.grad_norm),
+        "gradient_norm_by_part_of_the_model": _gradient_norms(step.model),
         "batch": [
             {
                 "losses": {name: _number(loss) for name, loss in losses.items()},
                 "images": [_describe(image) for image in batch],
             }
-            for batch, losses in parts
+            for batch, losses in step.micro_batches
         ],
     }
 
 
 def _describe(record: Any) -> dict[str, Any]:
-    """File, shape and number of objects of an image, as far as it is one of Detectron2's."""
+    """File, shape and number of objects of an image in Detectron2's format."""
     if not isinstance(record, Mapping):
         return {"type": type(record).__name__}
     image, instances = record.get("image"), record.get("instances")
@@ -150,7 +157,7 @@ def _describe(record: Any) -> dict[str, Any]:
 
 
 def _gradient_norms(model: nn.Module) -> dict[str, Any]:
-    """Norms of the gradients by stage of the backbone and by head; of this process's shards."""
+    """Gradient norms by stage of an MViTv2 and by head; of this rank's shards."""
     model = unwrapped(model)
     plans = {
         f"{name}." if name else "": module.plan
@@ -161,12 +168,12 @@ def _gradient_norms(model: nn.Module) -> dict[str, Any]:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             square = local_tensor(parameter.grad).double().square().sum().item()
-            squares[_part_of(name, plans)] += square
-    return {part: _number(math.sqrt(square)) for part, square in squares.items()}
+            squares[_group_of(name, plans)] += square
+    return {group: _number(math.sqrt(square)) for group, square in squares.items()}
 
 
-def _part_of(name: str, plans: Mapping[str, Sequence[BlockPlan]]) -> str:
-    """A stage of an MViTv2, or the first two words of a parameter's name."""
+def _group_of(name: str, plans: Mapping[str, Sequence[BlockPlan]]) -> str:
+    """The stage of an MViTv2, or the first two words of the name, that a parameter belongs to."""
     for prefix, plan in plans.items():
         if match := re.match(rf"{re.escape(prefix)}blocks\.(\d+)\.", name):
             return prefix + plan[int(match[1])].scale
@@ -174,6 +181,6 @@ def _part_of(name: str, plans: Mapping[str, Sequence[BlockPlan]]) -> str:
 
 
 def _number(value: Tensor | float) -> float | str:
-    """A number as JSON knows it, and "nan" or "inf" as text."""
+    """A number for JSON, which has no NaN and no infinity."""
     number = float(value)
     return number if math.isfinite(number) else str(number)

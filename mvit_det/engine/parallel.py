@@ -1,33 +1,39 @@
-"""One model over many processes: replicated (DDP) or sharded (FSDP2), and what depends on that.
+"""Distributed models: replicated (DDP) or sharded (FSDP2), their gradients and optimizer states.
 
-With neither, everything here works on the plain model.
+All functions also work on a plain model in one process.
 """
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ..checkpoint.state import from_main_process
 from ..config.schema import STRATEGIES
 from ..errors import CheckpointError, ConfigError
 from ..modeling import MultiScaleTransformer
 
 
 def parallelize(model: nn.Module, strategy: str, device: str, ddp: Mapping[str, Any]) -> nn.Module:
-    """Spreads a model over the processes; with a single one it only goes to its device.
+    """Distributes a model over the ranks; in a single process, moves it to its device.
 
     Args:
-        model: with its weights, the same in every process.
-        strategy: "ddp" has a copy of the model in each process. "fsdp" keeps in each process a
-            share of parameters, gradients and the state of the optimizer, and puts the parameters
-            of a block together while it is computed (FSDP2): for models that one GPU does not hold.
+        model: with the same weights in every rank.
+        strategy: "ddp" replicates the model on each rank. "fsdp" shards parameters, gradients and
+            optimizer state across ranks, and gathers the parameters of one block at a time (FSDP2):
+            for models that do not fit on one GPU.
         device: "cuda" or "cpu".
         ddp: arguments of `DistributedDataParallel`, and `fp16_compression`.
 
@@ -42,9 +48,9 @@ def parallelize(model: nn.Module, strategy: str, device: str, ddp: Mapping[str, 
         return model.to(device)
     if strategy == "fsdp":
         mesh = init_device_mesh(torch.device(device).type, (comm.get_world_size(),))
-        for part in model.modules():
-            if isinstance(part, MultiScaleTransformer):
-                for block in part.blocks:
+        for module in model.modules():
+            if isinstance(module, MultiScaleTransformer):
+                for block in module.blocks:
                     fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model
@@ -60,15 +66,15 @@ def parallelize(model: nn.Module, strategy: str, device: str, ddp: Mapping[str, 
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, without what replicates it."""
+    """Returns the model inside DistributedDataParallel, or the model itself."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 @contextlib.contextmanager
 def synchronized(model: nn.Module, synchronizes: bool) -> Iterator[None]:
-    """Forward and backward pass in which processes exchange gradients only if told so.
+    """Synchronizes gradients across ranks in a backward pass, or accumulates them locally.
 
-    What the passes before left in the gradients is exchanged along.
+    Gradients of earlier passes are synchronized together with those of this one.
     """
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(synchronizes)
@@ -81,12 +87,11 @@ def synchronized(model: nn.Module, synchronizes: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Keeps the weights of a sharded model together for a while, for inference.
+    """Gathers the weights of a sharded model for inference; every rank enters together.
 
-    Processes that see different numbers of images can then compute without each other. All have
-    to enter together.
+    Ranks with different numbers of images can then compute independently.
     """
-    shards = [part for part in model.modules() if isinstance(part, FSDPModule)]
+    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for shard in shards:
         shard.set_reshard_after_forward(False, recurse=False)
         shard.unshard()
@@ -95,85 +100,75 @@ def unsharded(model: nn.Module) -> Iterator[None]:
     finally:
         for shard in shards:
             shard.reshard()
-            # The outermost part is needed again at once when the backward pass begins.
+            # The root is needed again as soon as the backward pass begins.
             shard.set_reshard_after_forward(shard is not model, recurse=False)
 
 
 def gradient_norm(model: nn.Module) -> Tensor:
-    """Euclidean norm of all gradients together, the same in every process; () fp32."""
+    """Total norm of all gradients, the same in every rank; () fp32."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients, foreach=True)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def scale_gradients(model: nn.Module, limit: float, norm: Tensor) -> None:
-    """Scales all gradients down so that their norm, which is `norm`, is at most `limit`."""
+    """Clips the total norm of all gradients, which is `norm`, to `limit`."""
     nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm, foreach=True)
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """State of an optimizer by names of parameters, whole however the model is spread.
+    """State of an optimizer by parameter names; sharded tensors stay sharded.
 
-    All processes have to call it together.
+    Before the first step it is created, as a template for a checkpoint that is loaded in place.
     """
-    return {
-        name: {key: full_tensor(value) for key, value in optimizer.state[parameter].items()}
-        for name, parameter in unwrapped(model).named_parameters()
-        if parameter in optimizer.state
-    }
+    return dict(cast("dict[str, Any]", get_optimizer_state_dict(model, optimizer)["state"]))
 
 
-def restore_optimizer(
+def load_optimizer_state(
     model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Gives an optimizer the state that `optimizer_state` returned, however it was spread then.
+    """Restores the result of `optimizer_state`; every rank calls it.
 
-    Its settings, such as the learning rate, stay its own.
+    Hyperparameters, such as the learning rate, stay those of `optimizer`.
+
+    Args:
+        model: perhaps distributed in another way than before.
+        optimizer: of the model, before its first step.
+        state: with shards like the model's; or with full tensors, in the main process only.
 
     Raises:
         CheckpointError: there is no state of a parameter that is trained.
     """
-    trained = {name: p for name, p in unwrapped(model).named_parameters() if p.requires_grad}
-    missing = [name for name in trained if name not in state]
-    if missing and state:
-        raise CheckpointError(
-            f"the checkpoint holds no state of the optimizer for {len(missing)} of {len(trained)} "
-            f"parameters, '{missing[0]}' first: they were not trained then; keep what is frozen as "
-            "it was, or start a new training from these weights with train.init_checkpoint"
+    trained = [name for name, p in unwrapped(model).named_parameters() if p.requires_grad]
+    is_sharded = any(isinstance(v, DTensor) for entry in state.values() for v in entry.values())
+
+    def check() -> bool:
+        missing = [name for name in trained if name not in state]
+        if missing and state:
+            raise CheckpointError(
+                f"the checkpoint holds no state of the optimizer for {len(missing)} of "
+                f"{len(trained)} parameters, '{missing[0]}' first: they were frozen; freeze the "
+                "same parameters again, or start a new training from these weights with "
+                "train.init_checkpoint"
+            )
+        return bool(state)
+
+    if from_main_process(check):
+        full: dict[str, Any] = dict(get_optimizer_state_dict(model, optimizer))
+        full["state"] = {name: state[name] for name in trained if name in state}
+        is_main = is_sharded or comm.is_main_process()
+        options = StateDictOptions(
+            full_state_dict=not is_sharded,
+            broadcast_from_rank0=not is_sharded and comm.get_world_size() > 1,
         )
-    for name, parameter in trained.items():
-        optimizer.state[parameter] = {
-            key: _restored(value, parameter) for key, value in state.get(name, {}).items()
-        }
+        set_optimizer_state_dict(model, optimizer, full if is_main else {}, options=options)
+    else:
+        optimizer.state.clear()
     for group in optimizer.param_groups:
-        # What schedules of the learning rate start from when they do not start at the beginning.
+        # Schedulers need it when they do not start at the beginning.
         group.setdefault("initial_lr", group["lr"])
 
 
-def _restored(value: Any, parameter: nn.Parameter) -> Any:
-    """A part of the optimizer's state: one value for each of a parameter, or a count of steps."""
-    if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():
-        return distribute_like(value, parameter)
-    return value
-
-
 def local_tensor(tensor: Tensor) -> Tensor:
-    """This process's share of a tensor that is sharded; any other as it is."""
+    """This rank's shard of a sharded tensor; any other tensor unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def full_tensor(tensor: Tensor) -> Tensor:
-    """A sharded tensor put together, on the CPU; any other as it is.
-
-    All processes have to call it together.
-    """
-    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
-
-
-def distribute_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor on the device of another, and sharded as that one is."""
-    tensor = tensor.to(like.device)
-    if isinstance(like, DTensor):
-        # Each process has the whole tensor, and takes its share without asking the others.
-        return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
-    return tensor

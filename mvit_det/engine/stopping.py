@@ -1,4 +1,4 @@
-"""Stopping a training on request, in place of dying on it."""
+"""Stopping a training on SIGTERM and Ctrl-C, after its step and with a checkpoint."""
 
 import os
 import signal
@@ -13,24 +13,35 @@ _SAME_REQUEST = 2.0  # seconds
 
 
 class TrainingStopped(Exception):
-    """A training has ended early because it was asked to, and its state is saved.
+    """A training has stopped early on a signal.
 
     Attributes:
-        signal: number of the signal that asked for it.
+        signal: number of the signal.
         iteration: number of steps done.
     """
 
-    def __init__(self, number: int, iteration: int) -> None:
+    def __init__(self, number: int, iteration: int, checkpoint: str = "") -> None:
+        """Describes the stop.
+
+        Args:
+            number: of the signal.
+            iteration: number of steps done.
+            checkpoint: name of the file to resume from; '' if there is none.
+        """
+        resume = (
+            f"resume from '{checkpoint}' with '--resume'"
+            if checkpoint
+            else "there is no checkpoint to resume from"
+        )
         super().__init__(
-            f"stopped by {signal.Signals(number).name} after iteration {iteration}; go on with "
-            "'--resume'"
+            f"stopped by {signal.Signals(number).name} after iteration {iteration}; {resume}"
         )
         self.signal = number
         self.iteration = iteration
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and how: `signal` is 0 as long as it was not."""
+    """Whether this process was asked to stop: `signal` is the number of the signal, or 0."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -39,22 +50,22 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.signal != 0
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal: the first asks to stop, and a second one, later, ends the process."""
         now = time.monotonic()
         if self and now - self.since > _SAME_REQUEST:
-            # Whoever asks again does not want to wait for the end of the step.
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         if not self:
             self.signal, self.since = number, now
-            # Not by the logger: it may be in the middle of a line.
+            # The logger may be in the middle of a line.
             name = signal.Signals(number).name
             os.write(2, f"{name}: stopping after this step; once more stops at once\n".encode())
 
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Takes SIGTERM and Ctrl-C for requests for a while, instead of dying on them.
+    """Turns SIGTERM and Ctrl-C into requests within the context.
 
     Outside of the main thread, where Python handles no signals, there never is a request.
     """
@@ -63,8 +74,7 @@ def stop_request() -> Iterator[StopRequest]:
         yield request
         return
     before = {
-        number: signal.signal(number, request._receive)
-        for number in (signal.SIGTERM, signal.SIGINT)
+        number: signal.signal(number, request.receive) for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
         yield request

@@ -1,33 +1,34 @@
-"""Training from a config."""
+"""Training of the model of a config."""
 
+import contextlib
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from detectron2.config import instantiate
 from detectron2.engine import hooks
 from detectron2.utils import comm
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from ..checkpoint import Checkpointer
+from ..checkpoint.state import from_main_process
 from ..config.loading import prepare_output_dir
 from ..data import check_datasets
 from ..data.loading import TrainingLoader
 from ..data.seeding import derive_seed
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 from ..modeling import MultiScaleTransformer
 from .ema import ModelEMA
-from .evaluate import class_names, evaluate
+from .evaluate import Evaluation, class_names
 from .hooks import Checkpoints, Evaluations
 from .monitoring import SpeedAndMemory, TrainingPlot, metric_writers
 from .nonfinite import NonFiniteSteps
 from .parallel import parallelize
 from .stopping import TrainingStopped, stop_request
 from .trainer import Trainer
-from .writers import TolerantWriter
 
 logger = logging.getLogger(__name__)
 
@@ -35,58 +36,53 @@ logger = logging.getLogger(__name__)
 def train(
     config: DictConfig, resume: bool = False, trust_checkpoint: bool = False
 ) -> dict[str, Any]:
-    """Trains a model, evaluates it, and leaves checkpoints, logs and results in the output folder.
+    """Trains a model, evaluates it, and writes checkpoints, logs and results to the output folder.
 
-    In distributed training every process calls it.
+    In distributed training every rank calls it.
 
     Args:
         config: `model`, `dataloader`, `optimizer`, `lr_multiplier` and `train`, see
             `configs/common/train.py`.
-        resume: goes on from the last checkpoint in `train.output_dir` if there is one.
+        resume: continues from the last checkpoint in `train.output_dir` if there is one.
         trust_checkpoint: lets the file of weights run code while it is read.
 
     Returns:
-        The metrics of the evaluation after the last iteration, as `evaluate` returns them, and
-        those of averaged weights with "ema/" before the name of the task.
+        Metrics of the evaluation after the last iteration, by task; those of the EMA with the
+        prefix "ema/".
 
     Raises:
         ConfigError: the schedule is empty, a setting of `train` is out of its range, or the output
             folder cannot be written.
         DatasetError: files of a dataset are missing.
         ImageError: an image cannot be used, and `data.on_bad_image` is "raise".
-        CheckpointError: weights to start from cannot be had, or do not fit the model; or the last
-            checkpoint cannot be written; or processes find different ones to go on from.
+        CheckpointError: weights to start from cannot be read or do not fit the model; or the
+            checkpoint to resume has other classes; or the last checkpoint cannot be written.
         OutputError: results of the last evaluation cannot be written.
-        TrainingError: the loss or its gradient stays infinite or NaN, or a process that loads
-            images died.
-        TrainingStopped: SIGTERM or Ctrl-C came, and the training can be resumed from there.
+        TrainingError: another training writes to the output folder; or the loss or its gradient
+            stays infinite or NaN; or a DataLoader worker died.
+        TrainingStopped: SIGTERM or Ctrl-C arrived.
     """
     settings = config.train
     if settings.max_iter < 1:
         raise ConfigError(f"train.max_iter must be positive, not {settings.max_iter}")
     prepare_output_dir(config)
     check_datasets(config.dataloader.train.dataset.names, config.dataloader.test.dataset.names)
-
     seed = settings.seed if settings.seed >= 0 else comm.shared_random_seed()
-    torch.manual_seed(derive_seed("weights", seed))
-    model = instantiate(config.model)
-    logger.info("Model:\n%s", model)
-    # Weights first: what shards a model spreads what is there.
-    loader = Checkpointer(
-        model, settings.output_dir, trust=trust_checkpoint, reset_head=settings.reset_head
-    )
-    saved = loader.resume_or_load(settings.init_checkpoint, resume=resume)
-    loader.remove_unfinished()
-    _check_same_checkpoint(saved, settings.output_dir)
-    model = parallelize(model, settings.strategy, settings.device, settings.ddp)
-    if settings.compile:
-        _compile_backbone(model)
 
     data_loader = instantiate(config.dataloader.train)
+    model = _build_model(config, seed)
     checkpointer = Checkpointer(
-        model, settings.output_dir, trust=trust_checkpoint, class_names=class_names(config)
+        model,
+        settings.output_dir,
+        trust=trust_checkpoint,
+        reset_head=settings.reset_head,
+        class_names=class_names(config, _first(config.dataloader.train.dataset.names)),
+        sharded=settings.checkpointer.get("sharded", False),
     )
-    with stop_request() as request:
+    with _locked(checkpointer), stop_request() as request:
+        resumed = checkpointer.resume_or_load(settings.init_checkpoint, resume=resume)
+        if settings.compile:
+            _compile_transformers(model)
         trainer = Trainer(
             model,
             data_loader,
@@ -99,39 +95,45 @@ def train(
             nonfinite=NonFiniteSteps(settings.max_nonfinite_steps, settings.output_dir),
             should_stop=lambda: bool(request),
         )
-        evaluations = _register_hooks(trainer, config, checkpointer, resumed=bool(saved))
+        evaluations = _register_hooks(trainer, config, checkpointer, resumed=resumed is not None)
         start = 0
-        if saved:
-            trainer.load_state_dict(saved["trainer"])
+        if resumed is not None:
+            resumed.restore(trainer)
             start = trainer.iter + 1
         trainer.train(start, settings.max_iter)
-    if isinstance(data_loader, TrainingLoader):
-        skipped = sorted(set(itertools.chain(*comm.all_gather(data_loader.skipped))))
-        if skipped:
-            logger.warning("Images that were skipped (%d):\n%s", len(skipped), "\n".join(skipped))
-    if trainer.stopped:
-        # Perhaps not every process was asked. Also, the first one to end would take those down that
-        # still write or draw.
-        raise TrainingStopped(max(comm.all_gather(request.signal)), trainer.iter + 1)
+
+        _report_skipped_images(data_loader)
+        if trainer.stopped:
+            # Perhaps not every rank got the signal.
+            number = max(comm.all_gather(request.signal))
+            raise TrainingStopped(number, trainer.iter + 1, checkpointer.last_name())
     return evaluations.results
 
 
-def _check_same_checkpoint(saved: Mapping[str, Any], folder: str) -> None:
-    """Makes sure that all processes go on from the same step, where they would wait forever else.
-
-    Raises:
-        CheckpointError: they do not.
-    """
-    found = comm.all_gather(saved.get("iteration"))
-    if len(set(found)) > 1:
-        steps = ", ".join("none" if step is None else str(step + 1) for step in found)
-        raise CheckpointError(
-            f"the processes find different checkpoints in '{folder}' (of iterations {steps}); let "
-            "train.output_dir be a folder that all machines share"
-        )
+def _build_model(config: DictConfig, seed: int) -> nn.Module:
+    """Builds the model, with the same random weights in every rank, and distributes it."""
+    torch.manual_seed(derive_seed("weights", seed))
+    model = instantiate(config.model)
+    logger.info("Model:\n%s", model)
+    settings = config.train
+    return parallelize(model, settings.strategy, settings.device, settings.ddp)
 
 
-def _compile_backbone(model: nn.Module) -> None:
+@contextlib.contextmanager
+def _locked(checkpointer: Checkpointer) -> Iterator[None]:
+    """Keeps other trainings out of the output folder, and deletes stale temporary files."""
+    with contextlib.ExitStack() as lock:
+
+        def acquire() -> None:
+            if checkpointer.folder:
+                lock.enter_context(checkpointer.folder.locked())
+                checkpointer.folder.remove_unfinished()
+
+        from_main_process(acquire)
+        yield
+
+
+def _compile_transformers(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, MultiScaleTransformer):
             module.compile(fullgraph=True)
@@ -140,43 +142,62 @@ def _compile_backbone(model: nn.Module) -> None:
 def _build_optimizer(config: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     config.optimizer.params.model = model
     optimizer = instantiate(config.optimizer)
-    # The config shall stay what can be written to a file.
+    # The config has to stay writable to a file.
     config.optimizer.params.pop("model")
+    for group in optimizer.param_groups:
+        for name, value in group.items():
+            if isinstance(value, ListConfig):
+                group[name] = OmegaConf.to_container(value)
     return optimizer
 
 
 def _register_hooks(
     trainer: Trainer, config: DictConfig, checkpointer: Checkpointer, *, resumed: bool
 ) -> Evaluations:
-    """Gives the trainer all its hooks, and returns the one that will have the metrics."""
+    """Registers all hooks, and returns the one that will have the metrics."""
     settings = config.train
-    average = None
+    ema = None
     if settings.ema.enabled:
-        average = ModelEMA(trainer.model, settings.ema.decay, settings.ema.warmup)
+        ema = ModelEMA(trainer.model, settings.ema.decay, settings.ema.warmup)
+    evaluation = Evaluation(config)
     evaluations = Evaluations(
-        lambda folder: evaluate(config, trainer.model, folder),
+        lambda folder: evaluation(trainer.model, folder),
         settings.eval_period,
         checkpointer,
         best_metric=settings.best_metric,
-        average=average,
+        ema=ema,
         resumed=resumed,
     )
     writer = plot = None
     if comm.is_main_process():
-        writers = map(TolerantWriter, metric_writers(settings.output_dir, settings.max_iter))
-        writer = hooks.PeriodicWriter(list(writers), period=settings.log_period)
+        writers = metric_writers(settings.output_dir, settings.max_iter)
+        writer = hooks.PeriodicWriter(writers, period=settings.log_period)
         plot = TrainingPlot(settings.output_dir, settings.eval_period)
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             SpeedAndMemory(config.dataloader.train.total_batch_size, settings.device),
             hooks.LRScheduler(scheduler=instantiate(config.lr_multiplier)),
-            average,
+            ema,
             # Before an evaluation, which may take long and fail.
-            Checkpoints(checkpointer, **settings.checkpointer),
+            Checkpoints(
+                checkpointer, settings.checkpointer.period, settings.checkpointer.keep_last
+            ),
             evaluations,
             writer,
             plot,
         ]
     )
     return evaluations
+
+
+def _report_skipped_images(data_loader: Any) -> None:
+    if isinstance(data_loader, TrainingLoader):
+        skipped = sorted(set(itertools.chain(*comm.all_gather(data_loader.skipped))))
+        if skipped:
+            logger.warning("Images that were skipped (%d):\n%s", len(skipped), "\n".join(skipped))
+
+
+def _first(names: Any) -> str:
+    """The first of the datasets of a loader, which takes one name or a list."""
+    return names if isinstance(names, str) else names[0]

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from ..data.loading import TrainingLoader
 from ..data.seeding import derive_seed
 from ..data.workers import deaths_of_workers_explained
-from .nonfinite import NonFiniteSteps, Part
+from .nonfinite import MicroBatch, NonFiniteSteps, Step
 from .parallel import (
     gradient_norm,
+    load_optimizer_state,
     optimizer_state,
-    restore_optimizer,
     scale_gradients,
     synchronized,
 )
@@ -30,15 +30,15 @@ AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer(TrainerBase):
-    """Trains a detector, with Detectron2's hooks.
+    """Trains a model that returns a dict of losses, with Detectron2's hooks.
 
-    What is random in a step, be it in the model or in the data, depends on the seed and the number
-    of the step alone. With the state of `state_dict` a training so goes on as if it had not been
-    interrupted, bit for bit where the arithmetic itself is deterministic, as it is on the CPU.
+    All randomness, in the model and in the data, is a function of (seed, iteration, micro-batch). A
+    training that is resumed from `state_dict` equals an uninterrupted one, bit for bit where the
+    arithmetic is deterministic, as on the CPU.
 
-    A step sees one batch, in `grad_accum_steps` micro-batches one after the other. Its gradient is
-    their mean, as it is the mean of the ranks' gradients in distributed training: so many
-    micro-batches on one rank, or one on each of as many ranks, give the same.
+    A step sees one batch, as `grad_accum_steps` micro-batches one after the other. Its gradient is
+    their mean, as it is the mean over the ranks in distributed training: n micro-batches on one
+    rank, or one on each of n ranks, give the same.
     """
 
     def __init__(
@@ -55,24 +55,24 @@ class Trainer(TrainerBase):
         nonfinite: NonFiniteSteps | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Prepares a training.
+        """Creates a trainer.
 
         Args:
-            model: returns a dict of losses for a batch, with the same keys in every process;
-                perhaps in DistributedDataParallel, or sharded.
-            data_loader: a `TrainingLoader`, or any other endless iterable of batches, which then
-                begins anew when a training is taken up again.
-            optimizer: updates the model's parameters.
-            device: "cuda" or "cpu", where autocast applies.
+            model: returns a dict of losses for a batch, with the same keys in every rank; plain,
+                replicated or sharded.
+            data_loader: a `TrainingLoader`, or any other endless iterable of batches, which starts
+                from its beginning when a training is resumed.
+            optimizer: of the model's parameters.
+            device: "cuda" or "cpu", for autocast.
             seed: at least 0.
             grad_accum_steps: micro-batches of each batch; of other iterables than a
                 `TrainingLoader`, batches per step.
             amp_dtype: "bf16", "fp16", or None for fp32 throughout. Losses are scaled for fp16 only.
-            max_grad_norm: largest norm that all gradients together may have; 0 does not clip.
-            nonfinite: decides about steps whose loss or gradient is infinite or NaN, which never
-                change the model; by default the first one ends the training.
-            should_stop: asked at each step; once it is True in any process, the training ends
-                after the step in all of them, and `stopped` is True.
+            max_grad_norm: clips the total norm of the gradients; 0 does not clip.
+            nonfinite: policy for steps with an infinite or NaN loss or gradient, which never change
+                the model; by default the first one ends the training.
+            should_stop: called in each step; once it is True in any rank, the training ends after
+                the step in all of them, and `stopped` is True.
         """
         super().__init__()
         model.train()
@@ -95,11 +95,11 @@ class Trainer(TrainerBase):
         self._batches: Iterator[Any] = iter(())
 
     def train(self, start_iter: int, max_iter: int) -> None:
-        """Runs the steps from `start_iter` up to `max_iter`, unless it is asked to stop before.
+        """Runs the steps from `start_iter` up to `max_iter`, or until it is asked to stop.
 
         Raises:
             TrainingError: too many steps had an infinite or NaN loss or gradient, or one had such
-                predictions; or a process that loads images died.
+                predictions; or a DataLoader worker died.
         """
         logger.info("Training from iteration %d to %d", start_iter, max_iter)
         self.iter = self.start_iter = start_iter
@@ -120,53 +120,67 @@ class Trainer(TrainerBase):
                     if self.stopped:
                         break
                 else:
-                    # Hooks tell by this that the training went through.
+                    # By this, hooks know that the training is complete.
                     self.iter = max_iter
             finally:
                 self.after_train()
-                # Ends the processes that load images.
+                # Ends the DataLoader workers.
                 self._batches = iter(())
 
     def run_step(self) -> None:
         """Updates the model once, on the next batch."""
         self.optimizer.zero_grad()
         data_time = 0.0
-        parts: list[Part] = []
-        for part in range(self.grad_accum_steps):
+        micro_batches: list[MicroBatch] = []
+        for index in range(self.grad_accum_steps):
             start = time.perf_counter()
             batch = next(self._batches)
             data_time += time.perf_counter() - start
-            # The generators of PyTorch; nothing in a model draws from another.
-            number = part * comm.get_world_size() + comm.get_rank()
+            # Models draw from PyTorch's generators only.
+            number = index * comm.get_world_size() + comm.get_rank()
             torch.manual_seed(derive_seed("step", self.seed, self.iter, number))
-            with synchronized(self.model, part == self.grad_accum_steps - 1):
+            with synchronized(self.model, index == self.grad_accum_steps - 1):
                 try:
                     with self.autocast:
                         losses = self.model(batch)
                 except FloatingPointError:
-                    # Detectron2's, of proposals. Other processes may be waiting for this one, so
-                    # that it cannot leave the step out.
-                    self.nonfinite.diverged(self, [*parts, (batch, {})])
+                    # Raised by Detectron2 about proposals. The step cannot be skipped, as other
+                    # ranks may be waiting for this one.
+                    nan = torch.tensor(float("nan"))
+                    self.nonfinite.diverged(self._step([*micro_batches, (batch, {})], nan))
                 self.grad_scaler.scale(sum(losses.values()) / self.grad_accum_steps).backward()
-            parts.append((batch, {name: loss.detach() for name, loss in losses.items()}))
+            micro_batches.append((batch, {name: loss.detach() for name, loss in losses.items()}))
         self.grad_scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.model)
-        losses = self._mean_losses([losses for _, losses in parts])
+        losses = self._mean_losses([losses for _, losses in micro_batches])
         if all(map(torch.isfinite, (norm, *losses.values()))):
             self.nonfinite.passed()
             if self.max_grad_norm:
                 scale_gradients(self.model, self.max_grad_norm, norm)
             self.grad_scaler.step(self.optimizer)
         else:
-            self.nonfinite.failed(self, parts, norm)
+            self.nonfinite.failed(self._step(micro_batches, norm))
         self.grad_scaler.update()
         self._write_metrics(losses, norm, data_time)
 
-    def _mean_losses(self, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Losses of the whole batch; also agrees with the other processes on whether to stop."""
-        names = sorted(parts[0])
+    def _step(self, micro_batches: Sequence[MicroBatch], norm: Tensor) -> Step:
+        return Step(
+            iteration=self.iter,
+            model=self.model,
+            micro_batches=micro_batches,
+            grad_norm=norm,
+            learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
+            loss_scale=self.grad_scaler.get_scale(),
+            scales_loss=self.grad_scaler.is_enabled(),
+        )
+
+    def _mean_losses(self, micro_batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Averages losses over micro-batches and ranks; also lets all ranks agree to stop."""
+        names = sorted(micro_batches[0])
         stop = torch.tensor(float(self.should_stop()), device=self.device)
-        means = [torch.stack([part[name].float() for part in parts]).mean() for name in names]
+        means = [
+            torch.stack([losses[name].float() for losses in micro_batches]).mean() for name in names
+        ]
         values = torch.stack([stop, *means])
         if comm.get_world_size() > 1:
             dist.all_reduce(values)
@@ -187,7 +201,7 @@ class Trainer(TrainerBase):
             self.storage.put_scalars(cur_iter=self.iter, **values)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a training needs to go on; all processes have to ask for it together."""
+        """State to resume from; every rank calls it, and sharded tensors stay sharded."""
         return {
             **super().state_dict(),
             "optimizer": optimizer_state(self.model, self.optimizer),
@@ -196,9 +210,13 @@ class Trainer(TrainerBase):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned, whatever number of processes it was made by."""
+        """Restores the result of `state_dict`, of any number of ranks; every rank calls it.
+
+        Args:
+            state: tensors are sharded as in `state_dict`, or full and in the main process only.
+        """
         super().load_state_dict(state)
-        restore_optimizer(self.model, self.optimizer, state["optimizer"])
+        load_optimizer_state(self.model, self.optimizer, state["optimizer"])
         # A run without loss scaling has none to restore.
         if self.grad_scaler.is_enabled() and state["grad_scaler"]:
             self.grad_scaler.load_state_dict(state["grad_scaler"])

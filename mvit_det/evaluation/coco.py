@@ -38,6 +38,7 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
 
     Attributes:
         task_evaluations: by task, what the last evaluation found class by class; empty before.
+        predictions: of the last evaluation, in COCO's format; empty in all ranks but the first.
 
     Raises:
         ValueError: the dataset is not registered or a task is unknown.
@@ -76,11 +77,13 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         self._coco_api = COCO(_completed(self._coco_api.dataset))
         self._do_evaluation = len(self._coco_api.anns) > 0
         self.task_evaluations: dict[str, TaskEvaluation] = {}
+        self.predictions: list[dict[str, Any]] = []
 
     def reset(self) -> None:
         """Forgets all predictions, and what was found in them."""
         super().reset()
         self.task_evaluations = {}
+        self.predictions = []
 
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None
@@ -88,6 +91,7 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         """Fills ``self._results`` from ``predictions``, one dict per image."""
         results = list(itertools.chain.from_iterable(image["instances"] for image in predictions))
         self._map_to_dataset_categories(results)
+        self.predictions = results
         if self._output_dir:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
             with open(path, "w", encoding="utf-8") as file:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import detectron2.evaluation
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 def inference_on_dataset(
     model: Callable[[list[dict]], list[dict]],
-    data_loader: Sequence[list[dict]],
+    data_loader: Iterable[list[dict]],
     evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
     callbacks: Mapping[str, Callable[[], None]] | None = None,
 ) -> dict[str, Any]:

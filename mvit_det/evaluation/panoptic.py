@@ -23,11 +23,15 @@ class PanopticFPNEvaluator(DatasetEvaluators):
     Args:
         dataset_name: a registered dataset of things and stuff ("separated" in Detectron2).
         output_dir: folder for the predictions.
+
+    Attributes:
+        instances: the evaluator of boxes and masks.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
+        self.instances = COCOEvaluator(dataset_name, output_dir=output_dir)
         evaluators = [
-            COCOEvaluator(dataset_name, output_dir=output_dir),
+            self.instances,
             SemSegEvaluator(dataset_name, output_dir=output_dir, sem_seg_loading_fn=_read_map),
         ]
         if MetadataCatalog.get(dataset_name).get("panoptic_json"):

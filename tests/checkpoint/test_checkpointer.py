@@ -1,5 +1,6 @@
-"""Checkpoints of a training run: whole or not there."""
+"""Checkpoints of a training run: all or nothing, and only those of the run."""
 
+import multiprocessing
 import os
 
 import pytest
@@ -8,52 +9,76 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from mvit_det.checkpoint import Checkpointer
-from mvit_det.checkpoint.writing import atomic_path
-from mvit_det.errors import CheckpointError
+from mvit_det.checkpoint.files import atomic_path
+from mvit_det.checkpoint.run_folder import RunFolder
+from mvit_det.errors import CheckpointError, TrainingError
 
 
-def make_state(steps):
-    """What a trainer keeps: an optimizer made from a config, and a counter."""
-    options = OmegaConf.create({"betas": [0.9, 0.98], "lr": 0.1})
-    return {"iteration": steps, "betas": options.betas, "state": {"weight": torch.ones(3) * steps}}
+class Trainer:
+    """Keeps an optimizer made from a config, and a counter."""
+
+    def __init__(self, steps=0):
+        self.state = {"iteration": steps, "weight": torch.ones(3) * steps}
+
+    def state_dict(self):
+        options = OmegaConf.create({"betas": [0.9, 0.98]})
+        return {**self.state, "betas": options.betas}
+
+    def load_state_dict(self, state):
+        self.state = state
 
 
-def save_run(folder, *steps):
-    """A checkpoint after each number of steps, with weights that tell them apart."""
+def save_run(folder, *steps, resume=False, **arguments):
+    """Saves a checkpoint after each number of steps, with that number as its weights."""
     model = nn.Linear(3, 2)
-    checkpointer = Checkpointer(model, folder)
+    checkpointer = Checkpointer(model, folder, **arguments)
+    checkpointer.resume_or_load("", resume=resume)
     for step in steps:
-        nn.init.constant_(model.weight, step)
-        checkpointer.save(f"model_{step:07d}", trainer=make_state(step))
+        save(checkpointer, f"model_{step:07d}", step)
     return checkpointer
 
 
-def resumed_weight(folder):
-    model = nn.Linear(3, 2)
-    saved = Checkpointer(model, folder).resume_or_load("nowhere.pth")
-    return model.weight.unique().tolist(), saved
+def save(checkpointer, name, step):
+    nn.init.constant_(checkpointer.model.weight, step)
+    checkpointer.save(name, trainer=Trainer(step).state_dict())
+
+
+def resume(folder, **arguments):
+    """The weight and the state of the trainer that a resumed training has; None for a new one."""
+    model, trainer = nn.Linear(3, 2), Trainer()
+    resumed = Checkpointer(model, folder, **arguments).resume_or_load("", resume=True)
+    if resumed is None:
+        return None
+    resumed.restore(trainer)
+    (weight,) = model.weight.unique().tolist()
+    return weight, trainer.state
+
+
+def names(folder, pattern="model_*"):
+    return sorted(path.name for path in folder.glob(pattern))
 
 
 def test_a_checkpoint_holds_what_it_was_given(tmp_path):
-    model = nn.Linear(3, 2)
-    Checkpointer(model, tmp_path, class_names=["cat", "dog"]).save("model_0000002", trainer={})
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "last_checkpoint",
-        "model_0000002.pth",
-    ]
+    checkpointer = save_run(tmp_path, 2, class_names=["cat", "dog"])
     content = torch.load(tmp_path / "model_0000002.pth", weights_only=True)
-    assert list(content) == ["model", "trainer", "class_names"]
+    assert list(content) == ["model", "trainer", "class_names", "run"]
     assert content["class_names"] == ["cat", "dog"]
-    assert torch.equal(content["model"]["weight"], model.weight)
+    assert torch.equal(content["model"]["weight"], checkpointer.model.weight)
 
 
-def test_training_goes_on_from_the_last_checkpoint(tmp_path):
-    save_run(tmp_path, 2, 4)
-    weight, saved = resumed_weight(tmp_path)
-    assert weight == [4]
-    assert saved["trainer"]["iteration"] == 4
-    assert saved["trainer"]["betas"] == [0.9, 0.98]
-    assert saved["trainer"]["state"]["weight"].tolist() == [4, 4, 4]
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_training_resumes_from_the_last_checkpoint(sharded, tmp_path):
+    checkpointer = save_run(tmp_path, 2, 4, sharded=sharded)
+    weight, state = resume(tmp_path)
+    assert weight == 4
+    assert state["iteration"] == 4
+    assert state["betas"] == [0.9, 0.98]
+    assert state["weight"].tolist() == [4, 4, 4]
+    save(checkpointer, "model_final", 6)
+    assert resume(tmp_path)[0] == 6
+    # The weights alone are in a file in any case.
+    assert torch.load(tmp_path / "model_final.pth")["model"]["weight"].unique() == 6
+    assert (tmp_path / "model_0000004").is_dir() == sharded
 
 
 def truncate(path):
@@ -68,79 +93,172 @@ def flip_a_bit(path):
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, lambda path: path.write_bytes(b"")])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage, tmp_path, caplog):
+def test_a_corrupt_checkpoint_gives_way_to_the_one_before(damage, tmp_path, caplog):
     save_run(tmp_path, 2, 4)
     damage(tmp_path / "model_0000004.pth")
-    weight, saved = resumed_weight(tmp_path)
-    assert weight == [2]
-    assert saved["trainer"]["iteration"] == 2
-    assert "Cannot go on from this checkpoint: '" in caplog.text
+    weight, state = resume(tmp_path)
+    assert weight == 2
+    assert state["iteration"] == 2
+    assert "model_0000004.pth' is " in caplog.text
 
 
 def test_a_last_checkpoint_that_was_deleted_gives_way_to_the_one_before(tmp_path, caplog):
     save_run(tmp_path, 2, 4)
     (tmp_path / "model_0000004.pth").unlink()
-    assert resumed_weight(tmp_path)[0] == [2]
-    assert "names 'model_0000004.pth', which is not there" in caplog.text
+    assert resume(tmp_path)[0] == 2
+    assert "model_0000004.pth" in caplog.text
 
 
-def test_a_note_that_was_not_written_any_more(tmp_path):
-    """A process may die between a checkpoint and `last_checkpoint`."""
+def test_a_process_that_died_between_a_checkpoint_and_its_note(tmp_path):
     save_run(tmp_path, 2, 4)
     (tmp_path / "last_checkpoint").unlink()
-    assert resumed_weight(tmp_path)[0] == [4]
+    assert resume(tmp_path)[0] == 4
 
 
-def test_nothing_whole_to_go_on_from(tmp_path):
+def test_no_checkpoint_can_be_read(tmp_path):
     save_run(tmp_path, 2, 4)
     for path in tmp_path.glob("*.pth"):
         truncate(path)
-    with pytest.raises(CheckpointError, match="no checkpoint in '.*' can be read .*cut short"):
-        resumed_weight(tmp_path)
+    with pytest.raises(CheckpointError, match="0000004.pth' is truncated.*0000002.pth' is trunc"):
+        resume(tmp_path)
 
 
-def test_numbered_checkpoints_are_kept_up_to_a_number(tmp_path):
-    checkpointer = save_run(tmp_path, 2, 4, 6)
-    checkpointer.save("model_final", trainer=make_state(8))
-    checkpointer.save("model_best", resumable=False)
+def test_the_oldest_checkpoints_are_deleted(tmp_path):
+    checkpointer = save_run(tmp_path, 2, 4, 6, 8)
     checkpointer.keep_last(2)
-    assert sorted(path.name for path in tmp_path.glob("*.pth")) == [
-        "model_0000004.pth",
-        "model_0000006.pth",
-        "model_best.pth",
-        "model_final.pth",
-    ]
+    assert names(tmp_path) == ["model_0000006.pth", "model_0000008.pth"]
+    # In order of iterations, and never the last one.
+    save(checkpointer, "model_10000000", 10_000_000)
+    checkpointer.keep_last(2)
+    assert names(tmp_path) == ["model_0000008.pth", "model_10000000.pth"]
+    checkpointer.keep_last(0)
+    assert names(tmp_path) == ["model_10000000.pth"]
+    save(checkpointer, "model_final", 11_000_000)
+    checkpointer.save("model_best", resumable=False)
+    checkpointer.keep_last(1)
+    assert names(tmp_path) == ["model_10000000.pth", "model_best.pth", "model_final.pth"]
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
 
 
-def test_files_of_processes_that_were_killed_are_deleted(tmp_path):
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_resumed_run_deletes_its_earlier_checkpoints(sharded, tmp_path):
+    save_run(tmp_path, 2, 4, sharded=sharded)
+    save_run(tmp_path, 6, resume=True, sharded=sharded).keep_last(2)
+    assert [name.removesuffix(".pth") for name in names(tmp_path)] == [
+        "model_0000004",
+        "model_0000006",
+    ]
+
+
+def test_files_of_the_user_stay(tmp_path):
+    kept = ["model_0000001_keep.pth", "model_0000003.pth", "model_0000004.old", "notes.pth"]
+    for name in kept:
+        torch.save({"model": {}}, tmp_path / name)
+    checkpointer = save_run(tmp_path, 4, 6)
+    # The user replaces a checkpoint by another file.
+    torch.save({"model": {}}, tmp_path / "model_0000004.pth")
+    checkpointer.keep_last(1)
+    assert set(names(tmp_path, "*.*")) - {".lock"} == {
+        *kept,
+        "model_0000004.pth",
+        "model_0000006.pth",
+    }
+
+
+def test_checkpoints_of_an_earlier_run_stay_and_are_not_resumed(tmp_path, caplog):
+    save_run(tmp_path, 4, 500)
+    checkpointer = save_run(tmp_path, 2, 4)
+    assert "model_0000500.pth" in caplog.text
+    checkpointer.keep_last(1)
+    assert names(tmp_path) == [
+        "model_0000004.earlier-1.pth",
+        "model_0000004.pth",
+        "model_0000500.pth",
+    ]
+    weight = torch.load(tmp_path / "model_0000004.earlier-1.pth")["model"]["weight"]
+    assert weight.unique() == 4
+    (tmp_path / "last_checkpoint").unlink()
+    assert resume(tmp_path)[1]["iteration"] == 4
+
+
+def test_a_run_without_checkpoints_does_not_adopt_those_of_an_earlier_run(tmp_path, caplog):
+    save_run(tmp_path, 2)
+    save_run(tmp_path)
+    assert resume(tmp_path) is None
+    assert "model_0000002.pth" in caplog.text
+    assert names(tmp_path) == ["model_0000002.pth"]
+
+
+def test_checkpoints_of_earlier_versions_are_resumed_and_stay(tmp_path):
+    """They have no id of their run, and nothing else in their folder has one."""
+    model = {"weight": torch.full((2, 3), 4.0), "bias": torch.zeros(2)}
+    for name in ("model_0000002.pth", "model_0000004.pth"):
+        state = {"model": model, "trainer": Trainer(4).state, "iteration": 3}
+        torch.save(state, tmp_path / name)
+    (tmp_path / "last_checkpoint").write_text("model_0000004.pth")
+    assert resume(tmp_path)[1]["iteration"] == 4
+    # Resumed once more before the first new checkpoint.
+    save_run(tmp_path, 6, 8, resume=True).keep_last(1)
+    assert names(tmp_path) == ["model_0000002.pth", "model_0000004.pth", "model_0000008.pth"]
+    assert resume(tmp_path)[0] == 8
+
+
+def _hold(folder, locked, end):
+    with RunFolder(folder).locked():
+        locked.set()
+        end.wait(60)
+
+
+def test_a_second_training_in_a_folder_is_refused(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    locked, end = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, locked, end))
+    other.start()
+    assert locked.wait(60)
+    with (
+        pytest.raises(TrainingError, match=f"process {other.pid} .*{tmp_path}"),
+        RunFolder(tmp_path).locked(),
+    ):
+        pass
+    end.set()
+    other.join()
+    with RunFolder(tmp_path).locked():
+        pass
+
+
+def test_files_of_killed_processes_are_deleted(tmp_path):
     checkpointer = save_run(tmp_path, 2)
     (tmp_path / ".model_0000004.pth.123.tmp").write_bytes(b"half")
-    checkpointer.remove_unfinished()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "last_checkpoint",
-        "model_0000002.pth",
-    ]
+    (tmp_path / ".model_0000006.tmp").mkdir()
+    checkpointer.folder.remove_unfinished()
+    assert set(names(tmp_path, "*")) == {"last_checkpoint", "model_0000002.pth", "run_id"}
 
 
 def test_starting_from_weights_brings_no_state(tmp_path):
     save_run(tmp_path, 3)
-    fresh = nn.Linear(3, 2)
-    checkpointer = Checkpointer(fresh, tmp_path / "new")
-    assert checkpointer.resume_or_load(tmp_path / "model_0000003.pth", resume=True) == {}
-    assert fresh.weight.unique().tolist() == [3]
-    assert checkpointer.resume_or_load("", resume=False) == {}
+    model = nn.Linear(3, 2)
+    checkpointer = Checkpointer(model, tmp_path / "new")
+    assert checkpointer.resume_or_load(tmp_path / "model_0000003.pth", resume=True) is None
+    assert model.weight.unique().tolist() == [3]
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path):
     Checkpointer(nn.Linear(3, 2), tmp_path).save("model_final")
-    with pytest.raises(CheckpointError, match="has weights but no state of the trainer to go on"):
-        resumed_weight(tmp_path)
+    with pytest.raises(CheckpointError, match="model_final.pth"):
+        resume(tmp_path)
 
 
-def test_what_could_not_be_read_again_is_not_written(tmp_path):
+def test_other_classes_are_not_resumed(tmp_path):
+    save_run(tmp_path, 2, class_names=["cat", "dog"])
+    with pytest.raises(CheckpointError, match=r"cat, dog.*dog, cat.*train\.reset_head"):
+        resume(tmp_path, class_names=["dog", "cat"])
+    assert resume(tmp_path, class_names=["cat", "dog"])[0] == 2
+    assert resume(tmp_path)[0] == 2
+
+
+def test_objects_that_could_not_be_read_again_are_not_written(tmp_path):
     checkpointer = Checkpointer(nn.Linear(3, 2), tmp_path)
-    with pytest.raises(CheckpointError, match="'state.loader' of the checkpoint is a .*Linear"):
+    with pytest.raises(CheckpointError, match=r"'state.loader' .*Linear"):
         checkpointer.save("model", state={"loader": nn.Linear(1, 1)})
     assert list(tmp_path.iterdir()) == []
 
@@ -158,21 +276,19 @@ def test_an_interruption_leaves_the_last_checkpoint(moment, tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     function = {"writing": "torch.save", "syncing": "os.fsync", "renaming": "os.replace"}[moment]
-    monkeypatch.setattr(function, interrupt)
-    nn.init.zeros_(model.weight)
-    with pytest.raises(KeyboardInterrupt):
-        checkpointer.save("model")
-    monkeypatch.undo()
-    assert (tmp_path / "model.pth").read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 2
-    monkeypatch.setattr(function, interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        checkpointer.save("later")
-    assert (tmp_path / "last_checkpoint").read_text() == "model.pth"
+    for name in ("model", "later"):
+        nn.init.zeros_(model.weight)
+        with monkeypatch.context() as patch:
+            patch.setattr(function, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                checkpointer.save(name)
+        assert (tmp_path / "model.pth").read_bytes() == before
+        assert (tmp_path / "last_checkpoint").read_text() == "model.pth"
+        assert names(tmp_path, "*") == ["last_checkpoint", "model.pth", "run_id"]
 
 
-def test_the_name_follows_the_whole_file(tmp_path, monkeypatch):
-    """First the bytes reach the disk, then the file its name, then `last_checkpoint` names it."""
+def test_a_name_follows_its_complete_file(tmp_path, monkeypatch):
+    """First the bytes reach the disk, then the file gets its name, then `last_checkpoint`."""
     events = []
     sync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("sync"), sync(fd)))
@@ -180,7 +296,11 @@ def test_the_name_follows_the_whole_file(tmp_path, monkeypatch):
         os, "replace", lambda a, b: (events.append(os.path.basename(b)), replace(a, b))
     )
     Checkpointer(nn.Linear(3, 2), tmp_path).save("model")
-    assert events == ["sync", "model.pth", "sync", "sync", "last_checkpoint", "sync"]
+    assert events == [
+        *("sync", "model.pth", "sync"),
+        *("sync", "run_id", "sync"),
+        *("sync", "last_checkpoint", "sync"),
+    ]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mvit_det.checkpoint import Checkpointer, load_weights, read_weights
+from mvit_det.checkpoint import Checkpointer, KeyStatus, load_weights, read_weights
 from mvit_det.checkpoint.formats import find_geometry, recognise, to_timm
-from mvit_det.checkpoint.load_report import KeyStatus
 
 
 def as_arrays(state):
@@ -179,7 +178,7 @@ def test_own_files(backbone, detector, tmp_path, same_state):
     target = detector(seed=2)
     load_weights(target, tmp_path / "wrapped.pth")
     same_state(source, target)
-    assert read_weights(tmp_path / "training.pth").metadata == {"iteration": 4}
+    assert read_weights(tmp_path / "training.pth").metadata["iteration"] == 4
 
 
 def test_cascade_with_norms_that_count_batches(detector, tmp_path, same_state):

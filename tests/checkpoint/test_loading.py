@@ -1,4 +1,4 @@
-"""What becomes of each key, and which weights are refused; a model that is refused is unchanged."""
+"""The status of each key, and weights that are refused, which leaves the model unchanged."""
 
 import re
 
@@ -7,7 +7,7 @@ import torch
 
 from mvit_det.checkpoint import Checkpointer, fill_model, load_weights
 from mvit_det.checkpoint.formats import Weights
-from mvit_det.checkpoint.load_report import KeyStatus, LoadReport
+from mvit_det.checkpoint.matching import KeyStatus, LoadReport
 from mvit_det.checkpoint.resizing import resize_joint_table, resize_relative_table
 from mvit_det.errors import CheckpointError
 
@@ -134,7 +134,7 @@ def test_other_classes(name, detector, refuses, tmp_path):
     for purpose in ("train", "evaluate"):
         message = (
             "file has 1203 classes, config has 5; take the config that the weights were made with, "
-            "or train a fresh head for the config's classes with train.reset_head=True"
+            "or train a new head for the config's classes with train.reset_head=True"
         )
         refuses(detector(name=name), source.state_dict(), message, purpose=purpose)
 

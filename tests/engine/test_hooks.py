@@ -20,9 +20,7 @@ class Counter(nn.Module):
         return {"loss": -self.weight}
 
 
-def run(
-    folder, steps, scores=None, *, period=2, best_metric="bbox/AP", average=False, resumed=False
-):
+def run(folder, steps, scores=None, *, period=2, best_metric="bbox/AP", ema=False, resumed=False):
     """Trains; `scores` maps the weight at an evaluation to its AP. Returns the evaluations."""
     model = Counter()
     seen = []
@@ -39,16 +37,18 @@ def run(
         model, [None] * steps, torch.optim.SGD(model.parameters(), lr=1.0), device="cpu"
     )
     checkpointer = Checkpointer(model, folder, class_names=["thing"])
-    averaged = ModelEMA(model, 0.5, 0) if average else None
+    checkpointer.resume_or_load("", resume=resumed)
+    nn.init.zeros_(model.weight)
+    average = ModelEMA(model, 0.5, 0) if ema else None
     evaluations = Evaluations(
         evaluate,
         period,
         checkpointer,
         best_metric=best_metric,
-        average=averaged,
+        ema=average,
         resumed=resumed,
     )
-    trainer.register_hooks([averaged, Checkpoints(checkpointer, 3, keep_last=2), evaluations])
+    trainer.register_hooks([average, Checkpoints(checkpointer, 3, keep_last=2), evaluations])
     trainer.train(0, steps)
     return seen, evaluations.results
 
@@ -68,7 +68,7 @@ def test_the_best_weights_are_kept(tmp_path):
     run(tmp_path, 6, {2: 10.0, 4: 30.0, 6: 20.0})
     best = weights_in(tmp_path, "model_best")
     assert best["model"]["weight"] == 4
-    assert {key: value for key, value in best.items() if key != "model"} == {
+    assert {key: value for key, value in best.items() if key not in ("model", "run")} == {
         "metric": "bbox/AP",
         "value": 30.0,
         "iteration": 3,
@@ -93,25 +93,25 @@ def test_damaged_best_weights_are_beaten_by_any(tmp_path, caplog):
     run(tmp_path, 2, {2: 30.0})
     (tmp_path / "model_best.pth").write_bytes(b"damaged")
     run(tmp_path, 4, {2: 10.0, 4: 20.0}, resumed=True)
-    assert "The best weights so far are not known: " in caplog.text
+    assert "The best metric so far is unknown: " in caplog.text
     assert weights_in(tmp_path, "model_best")["value"] == 20.0
 
 
-def test_what_cannot_be_written_ends_no_training_before_its_end(tmp_path, caplog):
+def test_a_full_disk_ends_no_training_before_its_end(tmp_path, caplog):
     (tmp_path / "model_best.pth").mkdir()
     seen, _ = run(tmp_path, 4)
     assert len(seen) == 2
-    assert caplog.text.count("The best weights so far are not saved: cannot write '") == 2
-    # Results as well.
+    assert caplog.text.count("The best weights so far could not be saved: cannot write '") == 2
+    # The same holds for results.
     with pytest.raises(OutputError):
         run(tmp_path, 4, {2: OutputError("full"), 4: OutputError("full")})
-    assert caplog.text.count("The training goes on without this evaluation: full") == 1
+    assert caplog.text.count("The training continues without this evaluation: full") == 1
     assert weights_in(tmp_path, "model_final")["model"]["weight"] == 4
 
 
 def test_no_best_weights_if_there_is_no_metric(tmp_path, caplog):
-    run(tmp_path, 2, best_metric="segm/AP")
-    assert not (tmp_path / "model_best.pth").exists()
+    run(tmp_path / "other", 2, best_metric="segm/AP")
+    assert not (tmp_path / "other" / "model_best.pth").exists()
     assert "train.best_metric='segm/AP' is none of the metrics: bbox/AP, bbox/AP50" in caplog.text
     caplog.clear()
     run(tmp_path, 2, best_metric="")
@@ -125,7 +125,7 @@ def test_nan_is_no_best(tmp_path):
 
 
 def test_averaged_weights_are_evaluated_beside_the_raw_ones(tmp_path):
-    seen, results = run(tmp_path, 4, average=True)
+    seen, results = run(tmp_path, 4, ema=True)
     # 0.5 · 0 + 0.5 · 1, and so on.
     averages = [0.5, 1.25, 2.125, 3.0625]
     assert seen == [
@@ -140,10 +140,10 @@ def test_averaged_weights_are_evaluated_beside_the_raw_ones(tmp_path):
 
 
 def test_the_average_may_be_the_best(tmp_path):
-    run(tmp_path, 2, {2: 10.0, 1: 20.0}, average=True)
+    run(tmp_path, 2, {2: 10.0, 1: 20.0}, ema=True)
     best = weights_in(tmp_path, "model_best")
     assert best["model"]["weight"] == 1.25
-    assert best["weights"] == "averaged weights"
+    assert best["weights"] == "EMA"
 
 
 def test_checkpoints_come_every_so_often_and_old_ones_go(tmp_path):

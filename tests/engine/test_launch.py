@@ -25,3 +25,10 @@ def test_a_stopped_training_has_the_exit_code_of_the_signal():
     with pytest.raises(SystemExit) as raised:
         launch(fail, (TrainingStopped(15, 3),))
     assert raised.value.code == 143
+
+
+@pytest.mark.parametrize("checkpoint", ["", "model_0000003.pth"])
+def test_a_stopped_training_promises_to_resume_only_from_an_existing_checkpoint(checkpoint):
+    text = str(TrainingStopped(15, 3, checkpoint))
+    assert ("--resume" in text) == bool(checkpoint)
+    assert checkpoint in text

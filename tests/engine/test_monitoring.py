@@ -104,4 +104,4 @@ def test_the_image_of_a_training_that_broke_off_is_drawn(run, monkeypatch, tmp_p
 def test_a_image_that_cannot_be_written_ends_no_training(run, tmp_path, caplog):
     (tmp_path / "training.png").mkdir()
     run(iterations=4, log_period=1)
-    assert "The training goes on without its image: " in caplog.text
+    assert "The training continues without its plot: " in caplog.text

@@ -7,7 +7,7 @@ from torch import nn
 from mvit_det.engine.nonfinite import NonFiniteSteps
 from mvit_det.engine.trainer import Trainer
 from mvit_det.errors import TrainingError
-from mvit_det.modeling import MViTv2
+from mvit_det.modeling import MViTv2, MViTv2Classifier
 
 
 class Detector(nn.Module):
@@ -72,7 +72,7 @@ def test_what_led_to_it_is_written_down(tmp_path, caplog):
     make_trainer(["good", "bad"], 1, tmp_path, grad_accum_steps=2).train(0, 1)
     (path,) = (tmp_path / "nonfinite").iterdir()
     assert path.name == "iteration_0000000_process_0.json"
-    assert "left this step out (1 in a row, at most 1); the batch, its losses" in caplog.text
+    assert "skipped this step (1 in a row, at most 1); see the batch, its losses" in caplog.text
     assert str(path) in caplog.text
     report = json.loads(path.read_text())
     assert report["iteration"] == 0
@@ -95,14 +95,35 @@ def test_what_led_to_it_is_written_down(tmp_path, caplog):
     ]
 
 
+def test_gradients_of_a_classifier_are_reported_by_stage(tmp_path):
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = MViTv2Classifier(2, depths=[1, 1], embed_dim=8, pretrain_img_size=32)
+
+        def forward(self, batch):
+            images = torch.stack([image["image"] for image in batch])
+            return {"loss": self.net(images).sum() * float("inf")}
+
+    model = Classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    policy = NonFiniteSteps(1, tmp_path)
+    Trainer(model, [make_batch("good")], optimizer, device="cpu", nonfinite=policy).train(0, 1)
+    (path,) = (tmp_path / "nonfinite").iterdir()
+    groups = json.loads(path.read_text())["gradient_norm_by_part_of_the_model"]
+    assert list(groups) == [
+        *("net.patch_embed", "net.scale2", "net.scale3", "net.norm", "net.head"),
+    ]
+
+
 def test_too_many_in_a_row_end_the_training(tmp_path):
     trainer = make_trainer(["bad", "good", "bad", "bad", "good"], 1, tmp_path)
     with pytest.raises(
         TrainingError,
-        match="infinite or NaN at iteration 3, as in the 1 before; .* are written down",
+        match="infinite or NaN at iteration 3, as in the 1 before; see the batch",
     ) as error:
         trainer.train(0, 5)
-    assert "go on with '--resume'" in str(error.value)
+    assert "resume with '--resume'" in str(error.value)
     assert torch.isfinite(weights(trainer)).all()
 
 
@@ -110,7 +131,7 @@ def test_predictions_that_are_nan_end_the_training_at_once(tmp_path):
     trainer = make_trainer(["good", "good", "worst"], 5, tmp_path, grad_accum_steps=3)
     before = weights(trainer)
     with pytest.raises(
-        TrainingError, match="what the model predicts was infinite or NaN at iteration 0; the batch"
+        TrainingError, match="prediction was infinite or NaN at iteration 0; see the batch"
     ):
         trainer.train(0, 1)
     assert torch.equal(weights(trainer), before)
@@ -124,8 +145,8 @@ def test_predictions_that_are_nan_end_the_training_at_once(tmp_path):
 def test_a_report_that_cannot_be_written_ends_no_training(tmp_path, caplog):
     (tmp_path / "nonfinite").touch()
     make_trainer(["bad", "good"], 1, tmp_path).train(0, 2)
-    assert "left this step out (1 in a row, at most 1); the batch, its losses and" in caplog.text
-    assert "are not written down: cannot write '" in caplog.text
+    assert "skipped this step (1 in a row, at most 1); no report of the batch" in caplog.text
+    assert "gradients: cannot write '" in caplog.text
 
 
 def test_by_default_the_first_one_ends_it():

@@ -1,15 +1,18 @@
 """Trainings over two processes, with gloo on the CPU."""
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.engine.checkpoint_memory import MODEL_MB
 from tests.engine.shared_regression import train
 from tests.engine.trainings import (
     ROOT,
@@ -26,6 +29,44 @@ LAUNCHER = ("--num-gpus", "2", "--dist-url", "auto")
 # large for a tiny gradient as for a large one, magnify that.
 TOLERANCE = 1e-5
 STEPS = "train.max_iter=4"
+
+
+def run_script(name, *arguments):
+    """Runs a module of this folder in two ranks; its exit code and what it printed."""
+    process = subprocess.run(
+        [sys.executable, *TORCHRUN, "-m", f"tests.engine.{name}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+    )
+    return process.returncode, process.stdout
+
+
+@pytest.mark.parametrize(("ending", "code"), [("succeeds", 0), ("fails", 1)])
+def test_no_thread_outlives_the_process_group(ending, code):
+    """A thread of gloo that frees a tensor while Python shuts down aborts the process."""
+    returned, printed = run_script("leave_process_group", ending)
+    assert returned == code, printed
+    assert printed.count("gloo threads: []") == 2, printed
+
+
+def test_the_full_state_of_a_sharded_training_is_in_the_main_process_alone(tmp_path):
+    """With sharded checkpoints it is nowhere. The state is four times the size of the model."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the peak of memory is measured on Linux only")
+    code, printed = run_script("checkpoint_memory", str(tmp_path))
+    assert code == 0, printed
+    main, other = (json.loads((tmp_path / f"rank_{n}.json").read_text()) for n in range(2))
+    print(f"growth of memory in MB: main process {main}, other rank {other}")
+    assert main["file"]["save"] > 3.5 * MODEL_MB
+    assert other["file"]["save"] < 2 * MODEL_MB
+    assert other["file"]["load"] < MODEL_MB
+    for rank in (main, other):
+        assert rank["shards"]["save"] < MODEL_MB
+        assert rank["shards"]["load"] < MODEL_MB
 
 
 def start_regression(launcher, *arguments):

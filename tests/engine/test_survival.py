@@ -23,7 +23,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(number, run, unbroken, tmp_path)
     assert "Traceback" not in printed
     assert f"Training stopped by {number.name} after iteration" in printed
     last = load(tmp_path, (tmp_path / "last_checkpoint").read_text().removesuffix(".pth"))
-    assert f"after iteration {last['iteration'] + 1}; go on with '--resume'" in printed
+    assert f"after iteration {last['iteration'] + 1}; resume from 'model_" in printed
     assert last["iteration"] < 5
     run(tmp_path, "--resume")
     assert differences(load(tmp_path), unbroken) == []
@@ -37,7 +37,7 @@ def test_a_full_disk_ends_no_training_before_its_last_checkpoint(run, tmp_path):
     assert code == 1
     assert "Traceback" not in printed
     for number in (2, 4):
-        assert "The training goes on without this checkpoint: cannot write" in printed
+        assert "The training continues without this checkpoint: cannot write" in printed
         assert f"model_000000{number}.pth' (File too large)" in printed
     last = printed.strip().splitlines()[-1]
     assert last.startswith("error: cannot write ")

@@ -7,9 +7,10 @@ import torch
 from detectron2.config import instantiate
 
 from mvit_det import MViTv2Backbone
+from mvit_det.checkpoint import Checkpointer
 from mvit_det.config import load_config, resolve_device
-from mvit_det.engine import train
-from mvit_det.errors import ConfigError, DatasetError
+from mvit_det.engine import evaluate_checkpoint, train
+from mvit_det.errors import CheckpointError, ConfigError, DatasetError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PICO = CONFIGS / "shapes" / "mask_rcnn_mvitv2_pico.py"
@@ -101,11 +102,35 @@ def test_compile_compiles_the_backbone(tmp_path, monkeypatch):
     assert isinstance(backbone, MViTv2Backbone)
 
 
+@pytest.mark.usefixtures("few_images")
+def test_weights_for_other_classes_are_not_evaluated(tmp_path):
+    config = make_config(tmp_path)
+    names = ["square", "circle", "cross", "star", "heart"]
+    model = instantiate(config.model)
+    Checkpointer(model, tmp_path, class_names=names).save("model_final", trainer={})
+    for given in ({"resume": True}, {}):
+        config.train.init_checkpoint = "" if given else str(tmp_path / "model_final.pth")
+        with pytest.raises(CheckpointError, match=f"{', '.join(names)}.*train.reset_head"):
+            evaluate_checkpoint(config, **given)
+
+
+@pytest.mark.usefixtures("few_images")
+def test_loader_and_evaluator_are_built_once(tmp_path, monkeypatch):
+    built = []
+    module = importlib.import_module("mvit_det.engine.evaluate")
+    original = module.instantiate
+    monkeypatch.setattr(
+        module, "instantiate", lambda config: (built.append(config), original(config))[1]
+    )
+    train(make_config(tmp_path, "train.max_iter=3", "train.eval_period=1"))
+    assert len(built) == 2
+
+
 def test_an_empty_schedule_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="train.max_iter must be positive, not 0"):
         train(make_config(tmp_path, "train.max_iter=0"))
 
 
-def test_an_unkncustom_dataset_set_is_refused(tmp_path):
+def test_an_unknown_dataset_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="dataset 'nowhere' is not registered; there are: "):
         train(make_config(tmp_path, "dataloader.train.dataset.names=nowhere"))

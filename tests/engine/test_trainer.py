@@ -195,4 +195,4 @@ def test_overflows_of_loss_scaling_lower_the_scale_and_are_no_mistake(caplog):
     assert scales[0] == 2.0**16
     assert scales[-1] < 2.0**17
     assert not torch.equal(trainer.model.layer.weight, before)
-    assert "left this step out" not in caplog.text
+    assert "skipped this step" not in caplog.text

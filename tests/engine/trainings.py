@@ -90,7 +90,10 @@ def children_of(process, word=""):
 
 
 def load(output, name="model_final"):
-    return torch.load(output / f"{name}.pth", weights_only=True)
+    """A checkpoint without the id of its run, which is random."""
+    content = torch.load(output / f"{name}.pth", weights_only=True)
+    content.pop("run", None)
+    return content
 
 
 def differences(first, second, place=""):

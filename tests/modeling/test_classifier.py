@@ -10,9 +10,8 @@ from timm.models.mvitv2 import MultiScaleAttention, MultiScaleVit, model_cfgs
 
 import mvit_det
 from mvit_det import MViTv2Classifier, model_zoo
-from mvit_det.checkpoint import load_weights
+from mvit_det.checkpoint import KeyStatus, load_weights
 from mvit_det.checkpoint.formats import recognise, to_timm
-from mvit_det.checkpoint.load_report import KeyStatus
 from mvit_det.errors import CheckpointError
 from mvit_det.modeling.position import relative_positions
 

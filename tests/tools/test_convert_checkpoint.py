@@ -12,9 +12,8 @@ from detectron2.config import LazyConfig, instantiate
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 
 from mvit_det import MViTv2
-from mvit_det.checkpoint import Checkpointer, read_weights
+from mvit_det.checkpoint import Checkpointer, KeyStatus, read_weights
 from mvit_det.checkpoint.converting import FORMATS, convert
-from mvit_det.checkpoint.load_report import KeyStatus
 from mvit_det.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +107,7 @@ def test_timm_takes_the_backbone_of_a_detector(tmp_path):
     theirs.load_state_dict(converted, strict=True)
     assert torch.equal(converted["norm.weight"], model.scale5_norm.weight)
     table = report.table()
-    assert "7  timm has no place for it" in table
+    assert "7  not in timm's models" in table
     assert "1  not weights" in table
 
 
@@ -118,7 +117,7 @@ def test_checkpoint_of_a_training_with_class_names(to, tmp_path):
     Checkpointer(model, tmp_path, class_names=["a", "b", "c", "d", "e"]).save("model", iteration=7)
     output = tmp_path / f"converted{SUFFIXES[to]}"
     report = convert(tmp_path / "model.pth", output, to)
-    assert set(report.keys(KeyStatus.DROPPED)) == {"class_names", "iteration"}
+    assert set(report.keys(KeyStatus.DROPPED)) == {"class_names", "iteration", "run"}
     assert_same(read_weights(output).tensors, dict(model.state_dict()))
 
 
@@ -153,11 +152,11 @@ def test_mistakes(tool, tmp_path):
     assert "holds no MViTv2, so there is nothing to convert" in err
     torch.save({"model": make_timm()}, tmp_path / "code.pth")
     code, _, err = tool(tmp_path / "code.pth", tmp_path / "x.pth", "--to", "timm")
-    assert "wants to import 'timm.models.mvitv2.MultiScaleVit'" in err
+    assert "imports 'timm.models.mvitv2.MultiScaleVit'" in err
     with pytest.raises(CheckpointError, match="no format 'onnx'; there are mvit_det, detectron2"):
         convert(tmp_path / "other.pth", tmp_path / "x.pth", "onnx")
     code, _, err = tool(tmp_path / "code.pth", tmp_path / "x.pth", "--to", "detectron2")
-    assert "should end in .pkl, by which others tell detectron2 files" in err
+    assert "should end in .pkl, the extension of detectron2 files" in err
     assert not (tmp_path / "x.pth").exists()
 
 

@@ -12,7 +12,9 @@ _plain = False
 def product_dtype(tensor: Tensor) -> torch.dtype:
     """Type that matrix products of a tensor are computed in: autocast's where it is on."""
     device = tensor.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
 
 
 def in_autocast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:

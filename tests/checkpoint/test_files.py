@@ -1,4 +1,4 @@
-"""Files that are damaged, are something else, or would run code."""
+"""Files that are corrupt, are something else, or would run code."""
 
 import os
 import pickle
@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from mvit_det.checkpoint import load_weights
-from mvit_det.checkpoint.reading import read_file
+from mvit_det.checkpoint.files import read_file
 from mvit_det.errors import CheckpointError
 
 
@@ -43,7 +43,7 @@ def test_code_is_refused_unless_trusted(kind, backbone, tmp_path):
     state = {k: v.numpy() if kind == "pickle" else v for k, v in model.state_dict().items()}
     content = {"model": state, "__author__": "?", "extra": Malicious(created)}
     WRITERS[kind](content, path)
-    message = "wants to import 'posix.mkdir', and so could run any code; if you trust its origin"
+    message = "imports 'posix.mkdir', so it could run any code; if you trust its origin"
     with pytest.raises(CheckpointError, match=re.escape(f"'{path}' {message}")):
         load_weights(model, path)
     assert not created.exists()
@@ -65,17 +65,17 @@ def test_only_the_listed_names_can_be_imported(module, name, tmp_path):
     path = tmp_path / "x.pkl"
     text = b"".join(b"\x8c" + bytes([len(part)]) + part.encode() for part in (module, name))
     path.write_bytes(b"\x80\x04" + text + b"\x93.")
-    with pytest.raises(CheckpointError, match=re.escape(f"wants to import '{module}.{name}'")):
+    with pytest.raises(CheckpointError, match=re.escape(f"imports '{module}.{name}'")):
         read_file(path)
 
 
 def test_arrays_of_objects_and_other_codecs_are_refused(tmp_path):
     path = tmp_path / "x.pkl"
     write_pickle({"x": np.array([{}, []], dtype=object)}, path)
-    with pytest.raises(CheckpointError, match=re.escape("wants to import 'numpy.dtype('O8')'")):
+    with pytest.raises(CheckpointError, match=re.escape("imports 'numpy.dtype('O8')'")):
         read_file(path)
     path.write_bytes(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.")
-    with pytest.raises(CheckpointError, match="wants to import '_codecs.encode to rot13'"):
+    with pytest.raises(CheckpointError, match="imports '_codecs.encode to rot13'"):
         read_file(path)
 
 
@@ -122,24 +122,24 @@ def written_files(folder):
     return [*WRITERS, "safetensors"]
 
 
-def test_files_that_are_cut_short(tmp_path):
+def test_truncated_files(tmp_path):
     for name in written_files(tmp_path):
         whole = (tmp_path / name).read_bytes()
         path = tmp_path / f"{name}.part"
         for size in (len(whole) - 1, len(whole) // 2, 100):
             path.write_bytes(whole[:size])
-            message = re.escape(f"'{path}' is cut short: its end is missing; get it anew")
+            message = re.escape(f"'{path}' is truncated; download it again")
             with pytest.raises(CheckpointError, match=message):
                 read_file(path)
 
 
-def test_damaged_files_get_one_sentence(tmp_path):
+def test_corrupt_files_get_one_sentence(tmp_path):
     for name in written_files(tmp_path):
         whole = bytearray((tmp_path / name).read_bytes())
         path = tmp_path / f"{name}.damaged"
         whole[10:90] = bytes(80)
         path.write_bytes(whole)
-        with pytest.raises(CheckpointError, match="(is damaged|cut short)") as caught:
+        with pytest.raises(CheckpointError, match="is (corrupt|truncated)") as caught:
             read_file(path)
         assert "\n" not in str(caught.value)
 
@@ -147,13 +147,13 @@ def test_damaged_files_get_one_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty; get it anew"),
-        (b"\n <!DOCTYPE html><html>404</html>", "is a web page and not weights; open its address"),
+        (b"", "is empty; download it again"),
+        (b"\n <!DOCTYPE html><html>404</html>", "is a web page and not weights; open its URL"),
         (b"\xef\xbb\xbf<?xml version='1.0'?><Error>", "is a web page and not weights"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "get them with 'git lfs pull'"),
         (b"weights", "is not a file of weights: neither PyTorch's, nor safetensors, nor a pickle"),
-        (b"PK\x03\x04", "is cut short"),
-        (b"\x80", "is cut short"),
+        (b"PK\x03\x04", "is truncated"),
+        (b"\x80", "is truncated"),
     ],
 )
 def test_files_that_are_something_else(content, message, tmp_path):
