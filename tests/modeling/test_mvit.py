@@ -318,3 +318,12 @@ except ModuleNotFoundError as error:
         "mvit_det.MViTv2Backbone needs Detectron2, which is not installed; "
         "run 'python tools/install_detectron2.py'",
     ]
+
+
+@pytest.mark.parametrize("std", [0.02, 0.08])
+def test_linear_layers_start_with_the_standard_deviation_asked_for(std):
+    torch.manual_seed(0)
+    model = MViTv2(**PICO, init_std=std)
+    weights = [m.weight.flatten() for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    assert torch.cat(weights).std().item() == pytest.approx(std, rel=0.02)
+    assert all(not m.bias.any() for m in model.modules() if isinstance(m, torch.nn.Linear))
