@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         add_mvitv2_config,
         build_mvitv2_backbone,
         build_mvitv2_fpn_backbone,
+        build_retinanet_mvitv2_fpn_backbone,
     )
     from .modeling import (
         MViTv2,
@@ -43,6 +44,7 @@ __all__ = [
     "add_mvitv2_config",
     "build_mvitv2_backbone",
     "build_mvitv2_fpn_backbone",
+    "build_retinanet_mvitv2_fpn_backbone",
     "mvitv2_b",
     "mvitv2_h",
     "mvitv2_l",
@@ -60,6 +62,7 @@ _MODULES = {
     "add_mvitv2_config": "backbone",
     "build_mvitv2_backbone": "backbone",
     "build_mvitv2_fpn_backbone": "backbone",
+    "build_retinanet_mvitv2_fpn_backbone": "backbone",
 }
 _INSTALL = {
     "detectron2": "Detectron2, which is not installed; run 'python tools/install_detectron2.py'",

@@ -1,17 +1,22 @@
-"""MViTv2 as a backbone of Detectron2: for LazyConfig files, and by name for YAML configs."""
+"""MViTv2 as a Detectron2 backbone: for LazyConfig files, and by name for YAML configs."""
 
+import warnings
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 
 from .modeling import MViTv2
 
+# Of the ImageNet weights, in RGB order.
+PIXEL_MEAN = [123.675, 116.28, 103.53]
+PIXEL_STD = [58.395, 57.12, 57.375]
+
 
 class MViTv2Backbone(MViTv2, Backbone):
-    """`MViTv2` that tells Detectron2 the shapes of its outputs; takes the same arguments."""
+    """`MViTv2` with Detectron2's `output_shape`; takes the same arguments."""
 
     def __init__(self, *, freeze_at: int = 0, **arguments: Any) -> None:
         """Builds the backbone.
@@ -19,7 +24,7 @@ class MViTv2Backbone(MViTv2, Backbone):
         Args:
             freeze_at: as for `MViTv2.freeze`: 1 freezes the patch embedding, 2 the first stage as
                 well, as in Detectron2's ResNets.
-            arguments: of `MViTv2`.
+            arguments: arguments of `MViTv2`.
         """
         super().__init__(**arguments)
         self.freeze(freeze_at)
@@ -29,10 +34,10 @@ class MViTv2Backbone(MViTv2, Backbone):
 
 
 def add_mvitv2_config(cfg: CfgNode) -> None:
-    """Adds the keys of `MODEL.MVITV2` to a config of Detectron2; their defaults are MViTv2-T's.
+    """Adds the keys `MODEL.MVITV2.*` to a Detectron2 config, with MViTv2-T as the default.
 
-    The builders below know these defaults by themselves; call this before merging a YAML file or
-    options that set `MODEL.MVITV2.*`. Calling it again changes nothing.
+    Call this before merging a YAML file or options that set `MODEL.MVITV2.*`; without such keys the
+    builders below use the defaults. A second call changes nothing.
     """
     if "MVITV2" in cfg.MODEL:
         return
@@ -58,37 +63,80 @@ def add_mvitv2_config(cfg: CfgNode) -> None:
 
 @BACKBONE_REGISTRY.register()
 def build_mvitv2_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MViTv2Backbone:
-    """Builds the backbone that `cfg.MODEL.MVITV2` describes, MViTv2-T where that is absent.
+    """Builds the backbone of `cfg.MODEL.MVITV2`, MViTv2-T by default.
 
     Args:
-        cfg: a config of Detectron2, with or without the keys of `add_mvitv2_config`.
-        input_shape: tells the number of image channels.
+        cfg: a Detectron2 config, with or without the keys of `add_mvitv2_config`.
+        input_shape: its `channels` are the image channels.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    add_mvitv2_config(cfg)
-    arguments = {key.lower(): value for key, value in cfg.MODEL.MVITV2.items()}
+    _warn_of_pixel_format(cfg)
+    arguments = {key.lower(): value for key, value in _with_defaults(cfg).MODEL.MVITV2.items()}
     return MViTv2Backbone(in_chans=input_shape.channels, **arguments)
 
 
 @BACKBONE_REGISTRY.register()
 def build_mvitv2_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Builds MViTv2 under a feature pyramid with levels p2 to p6.
+    """Builds MViTv2 with an FPN up to p6, or up to p7 for RetinaNet.
 
-    `MODEL.BACKBONE.NAME: build_mvitv2_fpn_backbone` alone swaps MViTv2 for the ResNet of a stock
-    config: where `MODEL.FPN.IN_FEATURES` names no stage of MViTv2, all its outputs are taken.
+    `MODEL.BACKBONE.NAME: build_mvitv2_fpn_backbone` alone replaces the ResNet of a stock config:
+    res2 to res5 of `MODEL.FPN.IN_FEATURES` are read as scale2 to scale5.
 
     Args:
-        cfg: as for `build_mvitv2_backbone`; `MODEL.FPN` describes the pyramid.
-        input_shape: tells the number of image channels.
+        cfg: as for `build_mvitv2_backbone`; `MODEL.FPN` describes the FPN.
+        input_shape: as for `build_mvitv2_backbone`.
     """
+    return _build_fpn(cfg, input_shape, up_to_p7=cfg.MODEL.META_ARCHITECTURE == "RetinaNet")
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_mvitv2_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Builds MViTv2 with an FPN up to p7, like `build_retinanet_resnet_fpn_backbone`.
+
+    Args:
+        cfg: as for `build_mvitv2_fpn_backbone`.
+        input_shape: as for `build_mvitv2_backbone`.
+    """
+    return _build_fpn(cfg, input_shape, up_to_p7=True)
+
+
+def _build_fpn(cfg: CfgNode, input_shape: ShapeSpec, up_to_p7: bool) -> FPN:
+    cfg = _with_defaults(cfg)
+    in_features = [name.replace("res", "scale") for name in cfg.MODEL.FPN.IN_FEATURES]
+    in_features = in_features or list(cfg.MODEL.MVITV2.OUT_FEATURES)
+    # Outputs that the FPN does not read would have norms without gradients, which DDP refuses.
+    cfg.MODEL.MVITV2.OUT_FEATURES = in_features
     bottom_up = build_mvitv2_backbone(cfg, input_shape)
-    in_features = [name for name in cfg.MODEL.FPN.IN_FEATURES if name in bottom_up.out_features]
+    out_channels = cfg.MODEL.FPN.OUT_CHANNELS
+    last = in_features[-1]
     return FPN(
         bottom_up=bottom_up,
-        in_features=in_features or bottom_up.out_features,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        in_features=in_features,
+        out_channels=out_channels,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelMaxPool(),
+        top_block=(
+            LastLevelP6P7(bottom_up.out_feature_channels[last], out_channels, in_feature=last)
+            if up_to_p7
+            else LastLevelMaxPool()
+        ),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+def _with_defaults(cfg: CfgNode) -> CfgNode:
+    """A copy of a config that has the keys of `add_mvitv2_config`."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    add_mvitv2_config(cfg)
+    return cfg
+
+
+def _warn_of_pixel_format(cfg: CfgNode) -> None:
+    """Warns if images are prepared as for Detectron2's ResNets, which silently costs AP."""
+    if cfg.INPUT.FORMAT == "RGB" and set(cfg.MODEL.PIXEL_STD) != {1.0}:
+        return
+    warnings.warn(
+        f"INPUT.FORMAT is {cfg.INPUT.FORMAT} and MODEL.PIXEL_STD {list(cfg.MODEL.PIXEL_STD)}, but "
+        "MViTv2's ImageNet weights expect normalised RGB; set "
+        f"INPUT.FORMAT: RGB, MODEL.PIXEL_MEAN: {PIXEL_MEAN} and MODEL.PIXEL_STD: {PIXEL_STD}",
+        stacklevel=2,
     )

@@ -1,5 +1,7 @@
+import warnings
 from pathlib import Path
 
+import detectron2
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -13,8 +15,16 @@ from mvit_det import (
     build_mvitv2_backbone,
     build_mvitv2_fpn_backbone,
 )
+from mvit_det.backbone import PIXEL_STD
 
 PICO = dict(depths=(1, 1, 1, 1), embed_dim=16, num_heads=1)
+
+
+@pytest.fixture(autouse=True)
+def _pixel_format_is_tested_below():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "INPUT.FORMAT is ")
+        yield
 
 
 def make_config(name):
@@ -109,6 +119,59 @@ def test_keys_of_a_yaml_file(tmp_path):
     cfg.merge_from_file(str(path))
     model = build_model(cfg)
     assert model.backbone.bottom_up.out_feature_channels["scale5"] == 128
+
+
+def stock_config(path, *options):
+    """A config of Detectron2's zoo, small and on the CPU."""
+    cfg = get_cfg()
+    add_mvitv2_config(cfg)
+    # Not with detectron2.model_zoo, which needs an older setuptools.
+    path = Path(detectron2.__file__).parent / "model_zoo" / "configs" / path
+    cfg.merge_from_file(str(path), allow_unsafe=True)
+    small = ["MODEL.MVITV2.DEPTHS", [1, 1, 1, 1], "MODEL.MVITV2.EMBED_DIM", 16]
+    cfg.merge_from_list([*small, "MODEL.DEVICE", "cpu", *options])
+    return cfg
+
+
+@pytest.mark.parametrize("prefix", ["", "retinanet_"])
+def test_stock_retinanet(prefix):
+    name = f"build_{prefix}mvitv2_fpn_backbone"
+    cfg = stock_config("Base-RetinaNet.yaml", "MODEL.BACKBONE.NAME", name)
+    model = build_model(cfg).eval()
+    assert list(model.backbone.output_shape()) == ["p3", "p4", "p5", "p6", "p7"]
+    assert list(model.backbone.bottom_up.out_features) == ["scale3", "scale4", "scale5"]
+    with torch.no_grad():
+        (output,) = model([{"image": torch.rand(3, 60, 90) * 255}])
+    assert output["instances"].image_size == (60, 90)
+
+
+def test_every_parameter_of_a_stock_retinanet_is_trained():
+    """DistributedDataParallel refuses models with unused parameters."""
+    options = ["MODEL.BACKBONE.NAME", "build_mvitv2_fpn_backbone"]
+    backbone = build_model(stock_config("Base-RetinaNet.yaml", *options)).backbone
+    sum(level.sum() for level in backbone(torch.rand(1, 3, 64, 64)).values()).backward()
+    assert [name for name, value in backbone.named_parameters() if value.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("image_format", "pixel_std", "warns"),
+    [
+        ("BGR", [1.0, 1.0, 1.0], True),
+        ("BGR", PIXEL_STD, True),
+        ("RGB", [1.0, 1.0, 1.0], True),
+        ("RGB", PIXEL_STD, False),
+    ],
+)
+def test_warns_of_the_pixel_format_of_resnets(image_format, pixel_std, warns):
+    cfg = make_config("build_mvitv2_fpn_backbone")
+    cfg.INPUT.FORMAT = image_format
+    cfg.MODEL.PIXEL_STD = pixel_std
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        build_mvitv2_fpn_backbone(cfg, ShapeSpec(channels=3))
+    messages = [str(warning.message) for warning in caught if "PIXEL_STD" in str(warning.message)]
+    assert len(messages) == warns
+    assert all(f"MODEL.PIXEL_STD: {PIXEL_STD}" in message for message in messages)
 
 
 def test_wrong_arguments_are_refused():
