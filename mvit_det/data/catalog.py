@@ -1,5 +1,6 @@
 """Datasets by the name under which Detectron2 knows them."""
 
+import difflib
 import functools
 import hashlib
 import itertools
@@ -77,8 +78,10 @@ def check_datasets(*names: str | Sequence[str]) -> None:
         if name in GENERATED:
             continue
         if name not in DatasetCatalog:
-            known = ", ".join(sorted(DatasetCatalog))
-            raise DatasetError(f"dataset '{name}' is not registered; there are: {known}")
+            near = difflib.get_close_matches(str(name), DatasetCatalog, n=3, cutoff=0)
+            raise DatasetError(
+                f"dataset '{name}' is not registered; the closest names are {', '.join(near)}"
+            )
         metadata = MetadataCatalog.get(name)
         for path in filter(None, (metadata.get("json_file"), metadata.get("image_root"))):
             if not Path(path).exists():

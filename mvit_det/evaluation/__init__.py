@@ -1,9 +1,10 @@
-"""What a detector's predictions are worth: COCO's metrics, as numbers, tables and images."""
+"""Evaluation of detectors: COCO's metrics as numbers, tables and plots."""
+
+from detectron2.evaluation import inference_on_dataset
 
 from .coco import COCOEvaluator
-from .inference import inference_on_dataset
+from .metrics import METRICS, TASK_NAMES, TaskEvaluation
 from .report import save_report
-from .task import METRICS, TASK_NAMES, TaskEvaluation
 
 __all__ = [
     "METRICS",

@@ -3,48 +3,58 @@
 import itertools
 import json
 import logging
-import os
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import detectron2.evaluation
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+from detectron2.utils.logger import create_small_table
 from faster_coco_eval import COCO, COCOeval_faster
+from tabulate import tabulate
 
-from .task import METRICS, TaskEvaluation
+from ..data.catalog import check_datasets
+from ..data.coco import CocoDataset, read_coco
+from ..errors import DatasetError
+from .metrics import METRICS, TASK_NAMES, TaskEvaluation
 
 logger = logging.getLogger(__name__)
 
 
-class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
+class COCOEvaluator(DatasetEvaluator):
     """Detectron2's COCO evaluator with a faster and more tolerant computation of AP.
 
-    Collecting predictions, gathering them from all processes and naming the metrics is
-    Detectron2's: the result is ``{"bbox": {"AP": …, "AP50": …, "AP-<class>": …}, "segm": {…}}`` in
-    percent. The figures equal those of pycocotools, which takes several times as long and fails
-    on annotations without ``info``, ``area`` or ``iscrowd``. Besides:
+    The result is named as Detectron2's: `{"bbox": {"AP": …, "AP50": …, "AP-<class>": …}, "segm":
+    {…}}`, in percent. The numbers equal those of pycocotools, which takes several times as long
+    and fails on annotations without `info`, `area` or `iscrowd`. The differences:
 
+    * The annotations are those of `read_coco`, parsed once per run and normalised. A dataset that
+      is not in COCO's format is converted in memory.
     * A model that finds nothing has AP 0 rather than NaN: the objects are there, it missed them.
     * A dataset without annotations gives NaN for every metric, and a warning.
-    * Mask AP is left out on a dataset in which not every annotation has a mask.
+    * Mask AP is skipped, with a warning, if an object has no mask. A crowd without one is its box.
 
     Args:
-        dataset_name: a registered dataset. One that is not in COCO's format is converted, which
-            needs an ``output_dir``.
-        tasks: which of "bbox" and "segm" to evaluate; by default those that are predicted.
+        dataset_name: a registered dataset.
+        tasks: any of "bbox" and "segm"; by default those that are predicted.
         distributed: gather the predictions of all processes; the others return {}.
-        output_dir: folder for ``coco_instances_results.json`` and ``instances_predictions.pth``.
-        max_dets_per_image: how many predictions per image and class count, best first.
+        output_dir: folder for `coco_instances_results.json`; None writes no file.
+        max_dets_per_image: number of predictions per image and class that count, best first.
 
     Attributes:
-        task_evaluations: by task, what the last evaluation found class by class; empty before.
-        predictions: of the last evaluation, in COCO's format; empty in all ranks but the first.
+        predictions: those of the last evaluation in COCO's result format, as in the file; empty
+            before, and in all processes but the main one.
+        task_evaluations: by task, the metrics of the last evaluation class by class; likewise.
 
     Raises:
-        ValueError: the dataset is not registered or a task is unknown.
+        DatasetError: the dataset is not registered, or its annotations cannot be read.
+        ValueError: a task is unknown.
     """
-
-    _coco_api: COCO
 
     def __init__(
         self,
@@ -55,131 +65,191 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         *,
         max_dets_per_image: int = 100,
     ) -> None:
-        if dataset_name not in DatasetCatalog:
-            known = ", ".join(sorted(DatasetCatalog))
-            raise ValueError(f"dataset '{dataset_name}' is not registered; there are: {known}")
-        unknown = set(tasks or ()) - {"bbox", "segm"}
+        unknown = set(tasks or ()) - set(TASK_NAMES)
         if unknown:
             raise ValueError(f"tasks contains {sorted(unknown)}; allowed are 'bbox' and 'segm'")
-        # Loading is what generates missing files and tells the metadata how category ids map to
-        # classes.
-        metadata = MetadataCatalog.get(dataset_name)
-        if metadata.get("json_file") and not metadata.get("thing_dataset_id_to_contiguous_id"):
-            DatasetCatalog.get(dataset_name)
-        super().__init__(
-            dataset_name,
-            tasks,
-            distributed,
-            output_dir,
-            max_dets_per_image=max_dets_per_image,
-            use_fast_impl=False,
+        self.dataset = _load(dataset_name)
+        self.class_of_category = MetadataCatalog.get(dataset_name).get(
+            "thing_dataset_id_to_contiguous_id"
         )
-        self._coco_api = COCO(_completed(self._coco_api.dataset))
-        self._do_evaluation = len(self._coco_api.anns) > 0
-        self.task_evaluations: dict[str, TaskEvaluation] = {}
-        self.predictions: list[dict[str, Any]] = []
+        self.dataset_name = dataset_name
+        self.tasks = tasks
+        self.distributed = distributed
+        self.output_dir = output_dir
+        self.max_dets_per_image = max_dets_per_image
+        self.reset()
 
     def reset(self) -> None:
-        """Forgets all predictions, and what was found in them."""
-        super().reset()
-        self.task_evaluations = {}
-        self.predictions = []
+        """Forgets all predictions and metrics."""
+        self._processed: list[tuple[int, list[dict[str, Any]]]] = []
+        self.predictions: list[dict[str, Any]] = []
+        self.task_evaluations: dict[str, TaskEvaluation] = {}
 
-    def _eval_predictions(
-        self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Fills ``self._results`` from ``predictions``, one dict per image."""
-        results = list(itertools.chain.from_iterable(image["instances"] for image in predictions))
-        self._map_to_dataset_categories(results)
-        self.predictions = results
-        if self._output_dir:
-            path = os.path.join(self._output_dir, "coco_instances_results.json")
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump(results, file)
-            logger.info("Saved the predictions to '%s'", path)
+        """Takes the predictions of a batch.
 
-        tasks = self._tasks or self._tasks_to_evaluate(results)
-        if not self._do_evaluation:
-            logger.warning(
-                "'%s' has no annotations: all metrics are NaN", self._metadata.get("json_file")
-            )
-            self._results.update({task: dict.fromkeys(METRICS, float("nan")) for task in tasks})
-            names = [category["name"] for _, category in sorted(self._coco_api.cats.items())]
-            self.task_evaluations = dict.fromkeys(tasks, TaskEvaluation.without_objects(names))
-            return
-        if not results:
-            logger.warning("The model predicted nothing on all %d images", len(predictions))
-        for task in tasks:
-            if task == "segm" and not self._has_masks():
-                logger.warning("The dataset has annotations without masks: mask AP is left out")
+        Args:
+            inputs: what the model got; `image_id` is used.
+            outputs: what it returned; `instances` is used.
+        """
+        for image, output in zip(inputs, outputs):
+            image_id = image["image_id"]
+            found = instances_to_coco_json(output["instances"].to("cpu"), image_id)
+            self._processed.append((image_id, found))
+
+    def evaluate(self, img_ids: Sequence[int] | None = None) -> dict[str, dict[str, float]]:
+        """Computes the metrics.
+
+        Args:
+            img_ids: image ids to evaluate on; None stands for the whole dataset.
+
+        Returns:
+            Metrics by task; {} in all processes but the main one, or if no image was processed.
+        """
+        processed = self._processed
+        if self.distributed:
+            comm.synchronize()
+            processed = list(itertools.chain.from_iterable(comm.gather(processed, dst=0)))
+            if not comm.is_main_process():
+                return {}
+        if not processed:
+            logger.warning("No image was processed: there is nothing to evaluate")
+            return {}
+        self.predictions = self._in_dataset_categories(found for _, found in processed)
+        if self.output_dir:
+            path = Path(self.output_dir, "coco_instances_results.json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self.predictions), encoding="utf-8")
+            logger.info("Saved the predictions on %d images to '%s'", len(processed), path)
+        if not self.dataset.annotations:
+            logger.warning("'%s' has no annotations: all metrics are NaN", self.dataset.path)
+        elif not self.predictions:
+            logger.warning("The model predicted nothing on all %d images", len(processed))
+
+        results = {}
+        for task in self.tasks or self._predicted_tasks():
+            if task == "segm" and self.dataset.annotations and not self._has_all_masks:
+                logger.warning("The dataset has objects without masks: mask AP is skipped")
                 continue
-            evaluation = self._evaluate_task(task, results, img_ids)
-            self._results[task] = self._derive_coco_results(
-                evaluation, task, class_names=self._metadata.get("thing_classes")
-            )
-            self.task_evaluations[task] = TaskEvaluation.of(evaluation)
+            self.task_evaluations[task] = self._evaluate_task(task, img_ids)
+            results[task] = _summarized(task, self.task_evaluations[task])
+        return results
 
-    def _evaluate_task(
-        self, task: str, results: list[dict[str, Any]], img_ids: list[int] | None
-    ) -> COCOeval_faster:
-        """Runs COCO's evaluation of ``results`` for "bbox" or "segm"."""
-        # COCO's rule for which predictions are small, medium or large takes the area of the box
-        # if there is one. Masks shall be sorted by their own area.
-        unused = "bbox" if task == "segm" else "segmentation"
-        results = [{k: v for k, v in result.items() if k != unused} for result in results]
-        evaluation = COCOeval_faster(
-            self._coco_api, self._coco_api.loadRes(results), task, print_function=_discard
-        )
-        # COCO reports recall for several limits, of which only the last counts for AP.
-        evaluation.params.maxDets = self._max_dets_per_image[-1:]
-        if img_ids is not None:
-            evaluation.params.imgIds = img_ids
-        evaluation.run()
-        return evaluation
-
-    def _map_to_dataset_categories(self, results: list[dict[str, Any]]) -> None:
-        """Replaces the model's class indexes by the category ids of the dataset, in place."""
-        to_index = self._metadata.get("thing_dataset_id_to_contiguous_id")
-        if to_index is None:
-            return
-        to_id = {index: category_id for category_id, index in to_index.items()}
-        for result in results:
-            if result["category_id"] not in to_id:
+    def _in_dataset_categories(self, found: Any) -> list[dict[str, Any]]:
+        """All predictions, with the category ids of the dataset instead of the model's classes."""
+        predictions = list(itertools.chain.from_iterable(found))
+        if self.class_of_category is None:
+            return predictions
+        category = {index: number for number, index in self.class_of_category.items()}
+        for prediction in predictions:
+            index = prediction["category_id"]
+            if index not in category:
                 raise ValueError(
-                    f"the model predicted class {result['category_id']}, but dataset "
-                    f"'{self._metadata.name}' has {len(to_id)} classes; set "
-                    f"model.roi_heads.num_classes={len(to_id)}"
+                    f"the model predicted class {index}, but dataset '{self.dataset_name}' has "
+                    f"{len(category)} classes; set model.roi_heads.num_classes={len(category)}"
                 )
-            result["category_id"] = to_id[result["category_id"]]
+            prediction["category_id"] = category[index]
+        return predictions
 
-    def _tasks_to_evaluate(self, results: list[dict[str, Any]]) -> list[str]:
-        """What is predicted or, if nothing is, what is annotated."""
-        has_masks = any("segmentation" in result for result in results)
-        if not results:
-            has_masks = self._has_masks()
+    def _predicted_tasks(self) -> list[str]:
+        """The tasks that are predicted or, if nothing is, those that are annotated."""
+        has_masks = any("segmentation" in prediction for prediction in self.predictions)
+        if not self.predictions:
+            has_masks = self._has_all_masks
         return ["bbox", "segm"] if has_masks else ["bbox"]
 
-    def _has_masks(self) -> bool:
-        return all(annotation.get("segmentation") for annotation in self._coco_api.anns.values())
+    @cached_property
+    def _has_all_masks(self) -> bool:
+        return all(each["iscrowd"] or "segmentation" in each for each in self.dataset.annotations)
+
+    @cached_property
+    def _truth(self) -> COCO:
+        """The dataset as faster-coco-eval takes it."""
+        return COCO(
+            {
+                "images": self.dataset.images,
+                "annotations": [
+                    _completed(annotation, number)
+                    for number, annotation in enumerate(self.dataset.annotations, start=1)
+                ],
+                "categories": self.dataset.categories,
+            }
+        )
+
+    def _evaluate_task(self, task: str, image_ids: Sequence[int] | None) -> TaskEvaluation:
+        """Runs COCO's evaluation for "bbox" or "segm"."""
+        if not self.dataset.annotations:
+            return TaskEvaluation.without_objects(self.dataset.class_names)
+        # For predictions with a box, COCO takes the box's area to tell small, medium and large
+        # apart. Masks are to be sorted by their own area.
+        unused = "bbox" if task == "segm" else "segmentation"
+        predictions = [{k: v for k, v in each.items() if k != unused} for each in self.predictions]
+        evaluation = COCOeval_faster(
+            self._truth, self._truth.loadRes(predictions), task, print_function=logger.debug
+        )
+        evaluation.params.maxDets = [self.max_dets_per_image]
+        if image_ids is not None:
+            evaluation.params.imgIds = list(image_ids)
+        evaluation.run()
+        return TaskEvaluation.of(evaluation)
 
 
-def _discard(*_: object) -> None:
-    """Takes the lines that COCO's code prints; Detectron2 logs the same figures as tables."""
+def _load(dataset_name: str) -> CocoDataset:
+    """The annotations of a registered dataset, which are generated or converted if need be."""
+    check_datasets(dataset_name)
+    metadata = MetadataCatalog.get(dataset_name)
+    json_file = metadata.get("json_file")
+    if json_file and not (
+        Path(json_file).exists() and metadata.get("thing_dataset_id_to_contiguous_id")
+    ):
+        # Loading generates missing files, and tells the metadata how ids map to classes.
+        DatasetCatalog.get(dataset_name)
+    if json_file:
+        return read_coco(json_file)
+    try:
+        return CocoDataset.from_dict(convert_to_coco_dict(dataset_name), dataset_name)
+    except KeyError as error:
+        raise DatasetError(
+            f"a record of dataset '{dataset_name}' has no {error}, which evaluation needs; add it "
+            "in the function that is registered for the dataset"
+        ) from error
 
 
-def _completed(dataset: dict[str, Any]) -> dict[str, Any]:
-    """A COCO dataset with what evaluation reads and annotations in the wild may lack.
+def _completed(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """An annotation with all that the evaluation reads.
 
-    Annotations get new ids because 0 means "unmatched" to COCO's algorithm, and some files start
-    there. A missing ``area`` is that of the box.
+    It gets another id, because 0 means "unmatched" to COCO's algorithm and some files start there.
+    A missing or zero `area` is that of the box, and so is the missing mask of a crowd.
     """
-    annotations = [
-        {
-            "iscrowd": 0,
-            "area": annotation["bbox"][2] * annotation["bbox"][3],
-            **annotation,
-            "id": number,
-        }
-        for number, annotation in enumerate(dataset.get("annotations", []), start=1)
-    ]
-    return {**dataset, "annotations": annotations}
+    x, y, width, height = annotation["bbox"]
+    completed = {**annotation, "id": number, "area": annotation.get("area") or width * height}
+    if "segmentation" not in annotation and annotation["iscrowd"]:
+        right, bottom = x + width, y + height
+        completed["segmentation"] = [[x, y, right, y, right, bottom, x, bottom]]
+    return completed
+
+
+def _summarized(task: str, evaluation: TaskEvaluation) -> dict[str, float]:
+    """The metrics as Detectron2 names them, and logs them."""
+    metrics = evaluation.metrics()
+    results = {name: metrics[name] for name in METRICS}
+    if not len(evaluation.objects[evaluation.objects > 0]):
+        return results
+    logger.info("Evaluation results for %s:\n%s", task, create_small_table(results))
+    if any(map(math.isnan, results.values())):
+        logger.info("Metrics of sizes that no object has are shown as NaN")
+    if len(evaluation.class_names) > 1:
+        by_class = [
+            (name, evaluation.metrics(index)["AP"])
+            for index, name in enumerate(evaluation.class_names)
+        ]
+        cells = list(itertools.chain.from_iterable(by_class))
+        columns = min(6, len(cells))
+        rows = itertools.zip_longest(*(cells[start::columns] for start in range(columns)))
+        headers = ["category", "AP"] * (columns // 2)
+        table = tabulate(rows, headers, tablefmt="pipe", floatfmt=".3f", numalign="left")
+        logger.info("AP by category for %s:\n%s", task, table)
+        results.update({f"AP-{name}": ap for name, ap in by_class})
+    return results

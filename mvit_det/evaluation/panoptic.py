@@ -14,11 +14,11 @@ logger = logging.getLogger(__name__)
 
 
 class PanopticFPNEvaluator(DatasetEvaluators):
-    """Box and mask AP of things, mIoU of semantic maps and, where it can be had, panoptic quality.
+    """Box and mask AP of things, mIoU of semantic maps and, where possible, panoptic quality.
 
     The first are `COCOEvaluator`'s and Detectron2's `SemSegEvaluator`'s. Panoptic quality is
     Detectron2's, for datasets whose metadata name a ``panoptic_json``; it needs the package
-    ``panopticapi`` and is left out, with a warning, where that is not installed.
+    ``panopticapi`` and is skipped, with a warning, where that is not installed.
 
     Args:
         dataset_name: a registered dataset of things and stuff ("separated" in Detectron2).
@@ -38,7 +38,7 @@ class PanopticFPNEvaluator(DatasetEvaluators):
             if importlib.util.find_spec("panopticapi"):
                 evaluators.append(COCOPanopticEvaluator(dataset_name, output_dir))
             else:
-                logger.warning("Panoptic quality is left out: it needs the package 'panopticapi'")
+                logger.warning("Panoptic quality is skipped: it needs the package 'panopticapi'")
         super().__init__(evaluators)
 
 

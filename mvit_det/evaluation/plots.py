@@ -1,4 +1,4 @@
-"""Diagrams of an evaluation: precision against recall, and AP by class."""
+"""Plots of an evaluation: precision against recall, and AP by class."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,15 +7,15 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..plotting import COLOURS, any_text, list_lines, new_figure, say, shorten, tidy
-from .task import RECALLS, TASK_NAMES, TaskEvaluation
+from .metrics import RECALLS, TASK_NAMES, TaskEvaluation
 
-# What a curve may be about: title and IoU, None for the mean of all; and how the mean of all
-# classes is drawn, in greys, as colours are for classes.
+# Title and IoU of each criterion, None for the mean of all IoUs. Means of all classes are drawn in
+# greys, since colours stand for classes.
 CRITERIA = (("IoU 0.50", 0.5), ("IoU 0.75", 0.75), ("IoU 0.50 to 0.95", None))
 GREYS = ("#a0a0a0", "#606060", "#000000")
 
-# With more classes, curves of single ones cannot be told apart.
-MOST_CLASSES_WITH_CURVES = 10
+# With more classes, their curves cannot be told apart.
+MAX_CLASSES_WITH_CURVES = 10
 BARS_PER_COLUMN = 40
 
 
@@ -24,14 +24,14 @@ def draw_precision_recall(evaluations: Mapping[str, TaskEvaluation], path: Path)
 
     The first panel averages over all classes, at an IoU of 0.5, of 0.75, and on average of 0.5 to
     0.95. For 2 to 10 classes, a panel for each of the three shows every class. The area under a
-    curve is its AP, which the legend tells.
+    curve is its AP, which the legend shows.
 
     Args:
         evaluations: by task; at least one.
         path: of the PNG to write.
     """
     counts = [int((evaluation.objects > 0).sum()) for evaluation in evaluations.values()]
-    by_class = 1 < max(counts) <= MOST_CLASSES_WITH_CURVES
+    by_class = 1 < max(counts) <= MAX_CLASSES_WITH_CURVES
     if by_class:
         rows, columns = len(evaluations), 1 + len(CRITERIA)
     else:

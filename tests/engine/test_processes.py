@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.engine.checkpoint_memory import MODEL_MB
 from tests.engine.shared_regression import train
@@ -116,7 +115,7 @@ def test_a_detector_trained_by_two_processes(run, one_process, tmp_path):
     And torchrun's processes do the very same as those of Detectron2's launcher, even if one of
     them dies and torchrun starts them again.
     """
-    run(tmp_path / "launch", *LAUNCHER, STEPS)
+    _, evaluated = run(tmp_path / "launch", *LAUNCHER, STEPS)
     elastic = (*TORCHRUN, "--max-restarts=1")
     process = run.start(tmp_path / "torchrun", "--resume", STEPS, launcher=elastic)
     printed = read_until("Saved", process)
@@ -131,10 +130,7 @@ def test_a_detector_trained_by_two_processes(run, one_process, tmp_path):
     alone = load(one_process)
     assert largest_difference(launched["model"], alone["model"]) < TOLERANCE
     # The images are shared among the processes, and each is evaluated once.
-    predictions = torch.load(
-        tmp_path / "launch" / "evaluation" / "instances_predictions.pth", weights_only=False
-    )
-    assert sorted(prediction["image_id"] for prediction in predictions) == [1, 2, 3]
+    assert "Saved the predictions on 3 images" in evaluated
 
 
 def test_a_sharded_training_goes_on_in_one_piece_and_the_other_way_round(

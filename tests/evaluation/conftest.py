@@ -7,7 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
-from mvit_det.evaluation.task import AREAS, IOUS, RECALLS, TaskEvaluation
+from mvit_det.evaluation.metrics import AREAS, IOUS, RECALLS, TaskEvaluation
 
 
 class TruthfulModel(torch.nn.Module):

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from mvit_det.evaluation import METRICS
-from mvit_det.evaluation.tables import write_csv, write_json
+from mvit_det.evaluation.report import write_csv, write_json
 
 NAMES = ["cat", '犬, "big"', "a\nb"]
 

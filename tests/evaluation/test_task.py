@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvit_det.evaluation import METRICS, TaskEvaluation
-from mvit_det.evaluation.task import IOUS, RECALLS
+from mvit_det.evaluation.metrics import IOUS, RECALLS
 
 
 def test_the_area_under_a_curve_is_the_ap(make_evaluation):

@@ -1,4 +1,4 @@
-"""The status of COCO's evaluation of one task, kept class by class."""
+"""COCO's metrics and precision-recall curves of one task, class by class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from faster_coco_eval import COCOeval_faster
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
-# Titles of the tasks in images.
+# The tasks and their titles in plots.
 TASK_NAMES = {"bbox": "box", "segm": "mask"}
 
 # COCO's parameters: IoUs from 0.50 to 0.95, recalls from 0 to 1, areas "all" and three ranges.
@@ -19,7 +19,7 @@ AREAS = 4
 
 @dataclass(frozen=True)
 class TaskEvaluation:
-    """What precision each class has at each recall, and which recall it reaches.
+    """The precision of each class at each recall, and the recall that it reaches.
 
     T are the IoUs of `IOUS`, R the recalls of `RECALLS`, K the classes, and A the areas: all,
     small (under 32² pixels), medium, and large (over 96²).
@@ -39,7 +39,7 @@ class TaskEvaluation:
 
     @classmethod
     def of(cls, evaluation: COCOeval_faster) -> "TaskEvaluation":
-        """Takes it from a finished evaluation, for its largest number of predictions per image."""
+        """Takes over a finished evaluation, for its largest number of predictions per image."""
         truth, parameters = evaluation.cocoGt, evaluation.params
         index_of = {category_id: index for index, category_id in enumerate(parameters.catIds)}
         objects = np.zeros(len(index_of), dtype=int)
@@ -55,7 +55,7 @@ class TaskEvaluation:
 
     @classmethod
     def without_objects(cls, class_names: Sequence[str]) -> "TaskEvaluation":
-        """That of a dataset without annotations, whose metrics are all NaN."""
+        """Represents a dataset without annotations, whose metrics are all NaN."""
         count = len(class_names)
         return cls(
             class_names,
@@ -65,9 +65,9 @@ class TaskEvaluation:
         )
 
     def metrics(self, index: int | None = None) -> dict[str, float]:
-        """The figures of `METRICS` and AR, in percent; NaN where there are no objects.
+        """Returns the `METRICS` and AR, in percent; NaN where there are no objects.
 
-        AR is the average over the IoUs of the recall that is reached.
+        AR is the recall that is reached, averaged over the IoUs.
 
         Args:
             index: of a class; None averages over all classes that have objects.
@@ -85,9 +85,9 @@ class TaskEvaluation:
         }
 
     def curve(self, iou: float | None = None, index: int | None = None) -> np.ndarray:
-        """Precision at the recalls of `RECALLS`, for objects of any size.
+        """Returns the precision at the recalls of `RECALLS`, for objects of any size.
 
-        Its mean is the AP: that is how COCO takes the area under a curve.
+        Its mean is the AP: this is how COCO computes the area under a curve.
 
         Args:
             iou: one of `IOUS`; None averages over all of them.
@@ -108,6 +108,6 @@ class TaskEvaluation:
 
 
 def _mean(values: np.ndarray) -> float:
-    """In percent, of what is not -1."""
+    """The mean in percent, without entries of -1."""
     values = values[values >= 0]
     return 100 * float(values.mean()) if values.size else float("nan")
