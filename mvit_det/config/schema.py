@@ -156,11 +156,14 @@ class DDP:
 
 
 @dataclass
-class CheckpointPeriods:
-    """When checkpoints are written, and how many are kept."""
+class Checkpointing:
+    """When and how checkpoints are written, and how many are kept."""
 
     period: int = _option(5000, "iterations between checkpoints", least=1)
     keep_last: int = _option(3, "numbered checkpoints to keep", least=1)
+    sharded: bool = _option(
+        False, "each rank writes its shards, for models too large for the memory of one machine"
+    )
 
 
 @dataclass
@@ -196,7 +199,7 @@ class Train:
         "ddp", "replicates the model on each rank, or shards it across ranks", choices=STRATEGIES
     )
     ddp: DDP = field(default_factory=DDP)
-    checkpointer: CheckpointPeriods = field(default_factory=CheckpointPeriods)
+    checkpointer: Checkpointing = field(default_factory=Checkpointing)
     eval_period: int = _option(
         5000, "iterations between evaluations; 0 evaluates only at the end", least=0
     )

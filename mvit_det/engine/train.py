@@ -79,29 +79,30 @@ def train(
         class_names=class_names(config, _first(config.dataloader.train.dataset.names)),
         sharded=settings.checkpointer.get("sharded", False),
     )
-    with _locked(checkpointer), stop_request() as request:
+    with _locked(checkpointer):
         resumed = checkpointer.resume_or_load(settings.init_checkpoint, resume=resume)
         if settings.compile:
             _compile_transformers(model)
-        trainer = Trainer(
-            model,
-            data_loader,
-            _build_optimizer(config, model),
-            device=settings.device,
-            seed=seed,
-            grad_accum_steps=settings.grad_accum_steps,
-            amp_dtype=settings.amp.dtype if settings.amp.enabled else None,
-            max_grad_norm=settings.max_grad_norm,
-            nonfinite=NonFiniteSteps(settings.max_nonfinite_steps, settings.output_dir),
-            should_stop=lambda: bool(request),
-        )
-        evaluations = _register_hooks(trainer, config, checkpointer, resumed=resumed is not None)
-        start = 0
-        if resumed is not None:
-            resumed.restore(trainer)
-            start = trainer.iter + 1
-        trainer.train(start, settings.max_iter)
-
+        optimizer = _build_optimizer(config, model)
+        with stop_request() as request:
+            trainer = Trainer(
+                model,
+                data_loader,
+                optimizer,
+                device=settings.device,
+                seed=seed,
+                grad_accum_steps=settings.grad_accum_steps,
+                amp_dtype=settings.amp.dtype if settings.amp.enabled else None,
+                max_grad_norm=settings.max_grad_norm,
+                nonfinite=NonFiniteSteps(settings.max_nonfinite_steps, settings.output_dir),
+                should_stop=lambda: bool(request),
+            )
+            evaluations = _register_hooks(trainer, config, checkpointer, resumed is not None)
+            start = 0
+            if resumed is not None:
+                resumed.restore(trainer)
+                start = trainer.iter + 1
+            trainer.train(start, settings.max_iter)
         _report_skipped_images(data_loader)
         if trainer.stopped:
             # Perhaps not every rank got the signal.
@@ -152,7 +153,7 @@ def _build_optimizer(config: DictConfig, model: nn.Module) -> torch.optim.Optimi
 
 
 def _register_hooks(
-    trainer: Trainer, config: DictConfig, checkpointer: Checkpointer, *, resumed: bool
+    trainer: Trainer, config: DictConfig, checkpointer: Checkpointer, resumed: bool
 ) -> Evaluations:
     """Registers all hooks, and returns the one that will have the metrics."""
     settings = config.train

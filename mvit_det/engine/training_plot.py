@@ -1,4 +1,4 @@
-"""A training as one image, drawn from the metrics that it wrote."""
+"""The plot of a training, drawn from its metrics."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -11,15 +11,15 @@ from matplotlib.axes import Axes
 from ..evaluation import TASK_NAMES
 from ..plotting import COLOURS, any_text, list_lines, new_figure, say, tidy
 
-# Of the metrics of an evaluation, those that are drawn.
+# Metrics of an evaluation to draw.
 SUMMARIES = ("AP", "PQ")
 
 
 def save_training_plot(metrics_path: str | Path, output_path: str | Path) -> None:
     """Draws losses, AP, learning rate, speed and memory over the iterations.
 
-    Losses and speed are smoothed over a twenty-fifth of the training, with the values themselves
-    in a pale line behind.
+    Losses and speed are smoothed over a twenty-fifth of the training, with a pale line of the raw
+    values behind.
 
     Args:
         metrics_path: `metrics.json` of a training, see `read_metrics`.
@@ -31,11 +31,11 @@ def save_training_plot(metrics_path: str | Path, output_path: str | Path) -> Non
     rows = read_metrics(metrics_path)
     with any_text():
         figure = new_figure(15, 8)
-        losses, parts, ap, rate, speed, memory = figure.subplots(2, 3).flat
+        losses, terms, ap, rate, speed, memory = figure.subplots(2, 3).flat
         _draw(losses, rows, {"total_loss": "total"}, "Loss", smooth=True)
         names = _names(rows, lambda name: name.startswith("loss_"))
         labels = {name: name.removeprefix("loss_") for name in names}
-        _draw(parts, rows, labels, "Parts of the loss", smooth=True)
+        _draw(terms, rows, labels, "Terms of the loss", smooth=True)
         names = _names(rows, lambda name: name.rpartition("/")[2] in SUMMARIES)
         _draw(ap, rows, {name: _describe(name) for name in names}, "Evaluation (%)", marker="o")
         _draw(rate, rows, {"lr": ""}, "Learning rate")
@@ -51,9 +51,8 @@ def save_training_plot(metrics_path: str | Path, output_path: str | Path) -> Non
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Reads what Detectron2's `JSONWriter` writes: a JSON object per line.
 
-    Where a training was resumed from an earlier iteration, or begun anew in the same folder, what
-    had been written of later iterations is replaced. What is left of a line that a killed process
-    did not finish is skipped.
+    Where a training resumed from an earlier iteration, or a new one started in the same folder,
+    earlier lines of later iterations are ignored. Incomplete lines of killed processes are skipped.
 
     Returns:
         A dict of metrics for each iteration that has any, in order, with "iteration".
@@ -78,8 +77,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _parse(line: str) -> dict[str, Any] | None:
-    """A row of metrics, or None for what is left of one."""
-    # A line that was cut has no end: what the next process wrote follows on it.
+    """A row of metrics, or None for an incomplete one."""
+    # An incomplete line has no end: the first line of the next process follows on it.
     for text in (line, line[line.rfind("{") :]):
         try:
             row = json.loads(text)
@@ -95,10 +94,10 @@ def _names(rows: Iterable[dict[str, Any]], is_wanted: Callable[[str], bool]) -> 
 
 
 def _describe(name: str) -> str:
-    """'box AP, averaged weights' for 'ema/bbox/AP'."""
+    """'box AP, EMA' for 'ema/bbox/AP'."""
     *source, task, metric = name.split("/")
     text = f"{TASK_NAMES.get(task, task)} {metric}"
-    return f"{text}, averaged weights" if source == ["ema"] else text
+    return f"{text}, EMA" if source == ["ema"] else text
 
 
 def _draw(
@@ -111,7 +110,7 @@ def _draw(
     marker: str = "",
     scale: float = 1.0,
 ) -> None:
-    """Draws the metrics that `labels` names; the legend tells their last values."""
+    """Draws the metrics in `labels`, with their last values in the legend."""
     axes.set_title(title)
     tidy(axes)
     drawn = []
@@ -129,7 +128,7 @@ def _draw(
             values = _smoothed(values)
         (line,) = axes.plot(iterations, values, style, color=colour, marker=marker, markersize=5)
         drawn.append((values[-1], label, line))
-        # The first steps of a training may have losses that would flatten all others.
+        # Losses of the first steps can be so high that they flatten the rest.
         highest = max(highest, float(np.quantile(values, 0.98)) if smooth else values.max())
     if not drawn:
         say(axes, "nothing recorded yet")
@@ -142,7 +141,7 @@ def _draw(
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """The mean over a window around each value, which is cut off at the ends."""
+    """The mean over a window around each value, truncated at the ends."""
     half = len(values) // 50
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))

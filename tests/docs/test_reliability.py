@@ -1,4 +1,4 @@
-"""What docs/reliability.md tells its readers to run, and what it says of tests."""
+"""The commands of docs/reliability.md, and its statements about tests."""
 
 import re
 import shutil

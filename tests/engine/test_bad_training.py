@@ -1,4 +1,4 @@
-"""Trainings on odd input go on; on bad input, or on a machine with troubles, they end in order.
+"""Trainings continue on odd input; on bad input, or a failing machine, they end in order.
 
 The tables have a row per case, as those in tests/data/test_bad_input.py.
 """
@@ -347,7 +347,7 @@ def test_a_signal_to_all_processes_stops_as_one_to_the_trainer(run, tmp_path):
 
 
 def test_a_full_disk_takes_no_metrics_and_no_results(validation, tmp_path, caplog):
-    """Whatever is written to /dev/full, the disk is full."""
+    """Writing to /dev/full fails as on a full disk."""
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full on this system")
     output = tmp_path / "output"

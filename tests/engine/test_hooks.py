@@ -75,7 +75,7 @@ def test_the_best_weights_are_kept(tmp_path):
         "weights": "weights",
         "class_names": ["thing"],
     }
-    # It is no checkpoint to go on from.
+    # It is not for resuming.
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
 
 

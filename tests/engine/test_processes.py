@@ -44,7 +44,9 @@ def run_script(name, *arguments):
     return process.returncode, process.stdout
 
 
-@pytest.mark.parametrize(("ending", "code"), [("succeeds", 0), ("fails", 1)])
+@pytest.mark.parametrize(
+    ("ending", "code"), [("succeeds", 0), pytest.param("fails", 1, marks=pytest.mark.slow)]
+)
 def test_no_thread_outlives_the_process_group(ending, code):
     """A thread of gloo that frees a tensor while Python shuts down aborts the process."""
     returned, printed = run_script("leave_process_group", ending)
@@ -85,6 +87,7 @@ def test_two_processes_train_as_one_does_with_the_whole_batch(parallel, grad_acc
     assert largest_difference(one["model"], two["model"]) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_two_machines_train_as_one_does(tmp_path):
     """Two of torchrun's agents, as on two machines, that meet at an address."""
     train(tmp_path / "one", 1)
@@ -136,7 +139,7 @@ def test_a_detector_trained_by_two_processes(run, one_process, tmp_path):
 def test_a_sharded_training_goes_on_in_one_piece_and_the_other_way_round(
     run, one_process, tmp_path
 ):
-    """Checkpoints are the same files, whatever number of processes write or read them."""
+    """Checkpoints do not depend on the number of ranks that write or read them."""
     shutil.copy(one_process / "model_0000002.pth", tmp_path)
     sharded = (*LAUNCHER, "train.strategy=fsdp", "train.checkpointer.period=1")
     run(tmp_path, *sharded, "--resume", STEPS)
@@ -170,6 +173,7 @@ def test_a_dying_process_ends_all_with_one_sentence(run, tmp_path):
     assert "was ended by SIGKILL, and the others were stopped" in last
 
 
+@pytest.mark.slow
 def test_a_signal_stops_all_processes_with_one_checkpoint(run, tmp_path):
     code, printed = run.signal_at(
         signal.SIGTERM, "Saved", tmp_path, *LAUNCHER, "train.max_iter=100000"
@@ -191,6 +195,7 @@ def test_a_signal_to_one_of_several_processes_stops_all(run, tmp_path):
     assert "Training stopped by SIGTERM after iteration" in printed
 
 
+@pytest.mark.slow
 def test_a_mistake_is_said_once_by_each_process_and_without_a_traceback(run, tmp_path):
     code, printed = run(tmp_path, *LAUNCHER, "train.grad_accum_steps=3", check=False)
     assert code == 1

@@ -1,4 +1,4 @@
-"""Trainings that are killed, stopped, or run out of disk, and go on as if nothing had happened."""
+"""Trainings that are killed, stopped, or run out of disk, and resume without a difference."""
 
 import signal
 
@@ -7,7 +7,9 @@ import pytest
 from tests.engine.trainings import differences, load
 
 
-@pytest.mark.parametrize("moment", ["model_0000002.pth", "model_0000004.pth"])
+@pytest.mark.parametrize(
+    "moment", ["model_0000002.pth", pytest.param("model_0000004.pth", marks=pytest.mark.slow)]
+)
 def test_a_killed_training_goes_on_bit_for_bit(moment, run, unbroken, tmp_path):
     code, _ = run.signal_at(signal.SIGKILL, moment, tmp_path)
     assert code == -signal.SIGKILL
@@ -15,9 +17,11 @@ def test_a_killed_training_goes_on_bit_for_bit(moment, run, unbroken, tmp_path):
     assert differences(load(tmp_path), unbroken) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_stopped_training_goes_on_bit_for_bit(number, run, unbroken, tmp_path):
-    # From the first step on, at whatever moment the signal arrives.
+    # At any moment from the first step on.
     code, printed = run.signal_at(number, "Training from iteration 0", tmp_path)
     assert code == 128 + number
     assert "Traceback" not in printed
