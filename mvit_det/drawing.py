@@ -1,7 +1,7 @@
 """Instances drawn on an image; needs NumPy, OpenCV and Pillow only."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -77,6 +77,29 @@ def draw_captioned(
     canvas = Image.fromarray(image)
     for index in order:
         _draw_caption(canvas, captions[index], boxes[index], class_colour(labels[index]))
+    return np.asarray(canvas)
+
+
+def draw_stuff(
+    image: np.ndarray, masks: Mapping[str, np.ndarray], labels: Sequence[int]
+) -> np.ndarray:
+    """Tints kinds of stuff on a copy of an image, and names each where it is widest.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: (H, W) bool of each kind, by name.
+        labels: a number for each kind, which chooses its colour.
+    """
+    image = image.copy()
+    for mask, label in zip(masks.values(), labels, strict=True):
+        _blend(image, mask, class_colour(label))
+    canvas = Image.fromarray(image)
+    for (name, mask), label in zip(masks.items(), labels):
+        inside = np.pad(mask.astype(np.uint8), 1)
+        distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        row, column = np.unravel_index(distance.argmax(), distance.shape)
+        place = np.array([column, row, column, row], dtype=np.float64)
+        _draw_caption(canvas, name, place, class_colour(label))
     return np.asarray(canvas)
 
 

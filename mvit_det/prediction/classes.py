@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,29 @@ def find_category_ids(
     else:
         ids = _ids_in_file(OmegaConf.select(config, "data.val_json") or dataset.get("json_file"))
     return tuple(ids) if len(ids) == num_classes else tuple(range(num_classes))
+
+
+def find_stuff(config: DictConfig, category_ids: Sequence[int], num_kinds: int) -> dict[int, str]:
+    """Names of the kinds of stuff of a panoptic model, by category id, in the model's order.
+
+    They are those of the dataset that the config evaluates on, if their number fits, and else
+    "stuff 1" and so on. The first stands for all objects. Datasets without category ids for stuff
+    get those behind the ids of objects.
+
+    Args:
+        config: of the detector.
+        category_ids: of its classes of objects.
+        num_kinds: classes of the model's semantic head.
+    """
+    dataset = _dataset_metadata(config)
+    names = list(dataset.get("stuff_classes", ()))
+    if len(names) != num_kinds:
+        names = ["things", *(f"stuff {index}" for index in range(1, num_kinds))]
+    of_category = dataset.get("stuff_dataset_id_to_contiguous_id") or {}
+    ids = sorted(of_category, key=of_category.__getitem__)
+    if len(ids) != num_kinds:
+        ids = [0, *(max(category_ids) + index for index in range(1, num_kinds))]
+    return dict(zip(ids, names))
 
 
 def _ids_in_file(path: str | None) -> list[int]:

@@ -29,6 +29,8 @@ VIDEO_EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".w
 WRITTEN_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 RESULTS_FILE = "predictions.json"
+# COCO\'s panoptic format: a list of segments, and a PNG of their numbers for each image.
+PANOPTIC_FILE, PANOPTIC_FOLDER = "panoptic.json", "panoptic"
 
 _T = TypeVar("_T")
 
@@ -166,7 +168,8 @@ def predict_files(
         jobs: from `plan`.
         results: file for the instances of all images and frames, one list in COCO's format.
             `image_id` counts images and frames from 1; `file_name` is the image or video, and
-            `frame` counts the frames of a video from 0.
+            `frame` counts the frames of a video from 0. Of a panoptic model, the segments of
+            images are written to `panoptic.json` and PNG files in `panoptic/` next to it.
 
     Yields:
         The report of each job when it is done.
@@ -204,6 +207,7 @@ def _predict_images(
     for job, prediction in zip(readable, predictor.predict(prepared)):
         prediction.save(job.output)
         results.add(prediction, file_name=str(job.source))
+        results.add_segments(prediction, job)
         yield Report(job, 1, len(prediction.instances))
 
 
@@ -237,6 +241,7 @@ class _ResultsWriter:
         self._path = path
         self._images = 0
         self._instances = 0
+        self._segments: list[dict[str, Any]] = []
 
     def __enter__(self) -> "_ResultsWriter":
         if self._path is not None:
@@ -252,6 +257,19 @@ class _ResultsWriter:
         if self._path is not None:
             self._file.write("\n]\n" if self._instances else "[]\n")
             self._file.close()
+            if self._segments:
+                path = self._path.parent / PANOPTIC_FILE
+                path.write_text(json.dumps({"annotations": self._segments}), encoding="utf-8")
+
+    def add_segments(self, prediction: Prediction, job: Job) -> None:
+        """Writes the segments of the image that was added last, of a panoptic model."""
+        if self._path is None or prediction.panoptic is None:
+            return
+        folder = self._path.parent
+        name = job.output.relative_to(folder).with_suffix(".png")
+        prediction.panoptic.save_panoptic(folder / PANOPTIC_FOLDER / name)
+        annotation = prediction.panoptic.to_coco(self._images, name.as_posix())
+        self._segments.append({**annotation, "source": str(job.source)})
 
     def add(self, prediction: Prediction, **origin: Any) -> None:
         """Appends the instances of the next image, each with its origin."""

@@ -11,8 +11,9 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from ..detection.masks import RLEMasks
-from ..drawing import draw_instances
+from ..drawing import draw_instances, draw_stuff
 from ..errors import ImageError
+from .panoptic import PanopticSegmentation
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,18 +28,31 @@ class Prediction:
             which decode one mask (H, W) at a time.
         class_names: one for each class of the model.
         category_ids: id of each class in its dataset, for COCO's result format.
+        panoptic: the segments of the image, of a panoptic model; else None.
     """
 
     image: np.ndarray
     instances: Instances
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    panoptic: PanopticSegmentation | None = None
 
     def draw(self) -> np.ndarray:
-        """Draws boxes, masks, class names and scores on a copy, (H, W, 3) uint8 RGB."""
-        found = self.instances
+        """Draws boxes, masks, class names and scores on a copy, (H, W, 3) uint8 RGB.
+
+        Of a panoptic model, stuff is drawn below the instances.
+        """
+        found, image = self.instances, self.image
+        if self.panoptic:
+            stuff = [segment for segment in self.panoptic.segments if not segment.is_thing]
+            names = self.panoptic.semantic_classes
+            image = draw_stuff(
+                image,
+                {each.name: self.panoptic.segments_map == each.number for each in stuff},
+                [len(self.class_names) + names.index(each.name) for each in stuff],
+            )
         return draw_instances(
-            self.image,
+            image,
             found.pred_boxes.tensor.numpy(),
             found.pred_masks if found.has("pred_masks") else None,
             found.pred_classes.tolist(),

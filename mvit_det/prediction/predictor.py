@@ -22,7 +22,8 @@ from ..detection.build import wrap_detector
 from ..detection.merging import LOWEST_SCORE
 from ..errors import CheckpointError, ConfigError, DeviceError, ImageError
 from ..model_zoo import list_detectors
-from .classes import find_category_ids, find_class_names
+from .classes import find_category_ids, find_class_names, find_stuff
+from .panoptic import read_output
 from .prediction import Prediction
 
 logger = logging.getLogger(__name__)
@@ -135,6 +136,11 @@ class Predictor:
         num_classes = _count_classes(self.model)
         self.class_names = find_class_names(config, content.metadata, weights, num_classes)
         self.category_ids = find_category_ids(config, content.metadata, weights, num_classes)
+        head = getattr(self.model, "sem_seg_head", None)
+        self._stuff: dict[int, str] = {}
+        if head is not None:
+            num_kinds = head.predictor.out_channels
+            self._stuff = find_stuff(config, self.category_ids, num_kinds)
         self._process = os.getpid()
 
     @overload
@@ -216,7 +222,11 @@ class Predictor:
         ]
         return [
             Prediction(
-                image.image, output["instances"].to("cpu"), self.class_names, self.category_ids
+                image.image,
+                output["instances"].to("cpu"),
+                self.class_names,
+                self.category_ids,
+                read_output(output, self.class_names, self.category_ids, self._stuff),
             )
             for image, output in zip(batch, self.detector(inputs))
         ]
