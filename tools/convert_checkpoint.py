@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Converts weights between the formats of mvit_det, Detectron2, timm and safetensors.
+"""Converts weights between the formats of mvit_det, Detectron2, timm, SlowFast, torchvision and
+safetensors.
 
 tools/convert_checkpoint.py MViTv2_T_in1k.pyth mvitv2_t.safetensors --to safetensors
 tools/convert_checkpoint.py output/model_final.pth detector.pkl --to detectron2

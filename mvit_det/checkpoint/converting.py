@@ -10,18 +10,21 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .files import atomic_path, save_torch
-from .formats import Weights, to_timm
+from .formats import Weights, to_slowfast, to_timm, to_torchvision, torchvision_shape
 from .loading import read_weights
 from .matching import KeyStatus, LoadReport
 
 # File extensions of each format, by which other programs recognise it.
 # mvit_det: PyTorch's file with this project's names. safetensors: the same names in safetensors.
 # detectron2: a pickle of arrays as in its zoo. timm: timm's names in PyTorch's file or safetensors.
+# slowfast, torchvision: models for clips, in files and with names of these.
 FORMATS = {
     "mvit_det": (".pth", ".pt"),
     "detectron2": (".pkl",),
     "timm": (".pth", ".pt", ".safetensors"),
     "safetensors": (".safetensors",),
+    "slowfast": (".pyth", ".pth"),
+    "torchvision": (".pth", ".pt"),
 }
 
 
@@ -39,7 +42,7 @@ def convert(
         source: file or URL.
         output: the file to write, all or nothing.
         to: one of `FORMATS`. timm holds backbones and classifiers only: of a detector it gets the
-            backbone.
+            backbone. slowfast and torchvision hold models for clips only.
         overwrite: replaces `output`.
         trust: as for `load_weights`.
 
@@ -72,6 +75,8 @@ def convert(
             continue
         # A view would write the memory of the whole tensor it belongs to.
         tensors[names[name]] = tensor.clone(memory_format=torch.contiguous_format)
+        if to == "torchvision":
+            tensors[names[name]] = tensors[names[name]].view(torchvision_shape(name, tensor))
         if name in weights.squeezed:
             report.add(names[name], KeyStatus.RESIZED, "time axis of length 1 removed")
         elif to == "detectron2" and tensor.dtype is torch.bfloat16:
@@ -89,12 +94,16 @@ def convert(
         elif output.suffix == ".safetensors":
             safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
         else:
-            save_torch(tensors, temporary)
+            save_torch({"model_state": tensors} if to == "slowfast" else tensors, temporary)
     return report
 
 
 def _choose_names(weights: Weights, to: str) -> tuple[dict[str, str], str]:
     """Maps the names of the weights to keep to their new ones; also says why others are dropped."""
+    if to in ("slowfast", "torchvision"):
+        if weights.tensors[f"{weights.root}patch_embed.proj.weight"].ndim != 5:
+            raise CheckpointError(f"{to} files hold models for clips; these weights are of images")
+        return (to_slowfast if to == "slowfast" else to_torchvision)(weights.tensors), ""
     if to != "timm":
         return {name: name for name in weights.tensors}, ""
     root = weights.root or ""

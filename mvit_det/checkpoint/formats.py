@@ -8,6 +8,8 @@ This project's names are those of Detectron2's MViT: `blocks.N.…` and `scaleN_
 | `blocks.N.…`      | `blocks.N.…`          | `stages.S.blocks.B.…`                             |
 | `blocks.N.proj.…` | `blocks.N.proj.…`     | `….shortcut_proj_attn.…`, `….shortcut_proj_mlp.…` |
 | `head.…`          | `head.projection.…`   | `head.fc.…`                                       |
+
+SlowFast, for clips, has the names of facebookresearch/mvit; torchvision's are in `_TORCHVISION`.
 """
 
 import re
@@ -24,6 +26,25 @@ from ..errors import CheckpointError
 
 _FIRST = "patch_embed.proj.weight"
 _ATTENTION = "blocks.0.attn.qkv.weight"
+# Embeddings of models for clips: names here and in torchvision.
+_EMBEDDINGS = {
+    "cls_token": "pos_encoding.class_token",
+    "pos_embed_spatial": "pos_encoding.spatial_pos",
+    "pos_embed_temporal": "pos_encoding.temporal_pos",
+    "pos_embed_class": "pos_encoding.class_pos",
+}
+# Patterns of torchvision's names, and what replaces them.
+_TORCHVISION = [
+    *((rf"^{re.escape(theirs)}$", ours) for ours, theirs in _EMBEDDINGS.items()),
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^head\.1\.", "head."),
+    (r"\.attn\.project\.0\.", ".attn.proj."),
+    (r"^(blocks\.\d+)\.project\.", r"\1.proj."),
+    (r"\.attn\.pool_(\w)\.pool\.", r".attn.pool_\1."),
+    (r"\.attn\.pool_(\w)\.norm_act\.0\.", r".attn.norm_\1."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.3\.", ".mlp.fc2."),
+]
 
 
 @dataclass(frozen=True)
@@ -123,10 +144,13 @@ def recognise(content: Any, path: str) -> Weights:
     raw = {name: _as_tensor(name, value, path) for name, value in table.items()}
     if any(re.search(r"(^|\.)stages\.0\.blocks\.0\.", name) for name in raw):
         source, names = "timm", _from_timm(raw)
+    elif "conv_proj.weight" in raw and "pos_encoding.class_token" in raw:
+        source, names = "torchvision", {name: _from_torchvision(name) for name in raw}
     else:
         names = {name: re.sub(r"(^|\.)head\.projection\.", r"\1head.", name) for name in raw}
         if any(name != ours for name, ours in names.items()):
-            source = "facebookresearch/mvit"
+            is_video = "patch_embed.proj.weight" in raw and raw[_FIRST].ndim == 5
+            source = "SlowFast" if is_video else "facebookresearch/mvit"
     tensors, squeezed = {}, []
     for name, ours in names.items():
         tensor = raw[name]
@@ -134,6 +158,8 @@ def recognise(content: Any, path: str) -> Weights:
             # Kernels of a model that is also trained on video, for a single frame.
             tensor = tensor.squeeze(2)
             squeezed.append(ours)
+        if source == "torchvision" and ours in _EMBEDDINGS:
+            tensor = tensor.view(1, -1, tensor.shape[-1])
         tensors[ours] = tensor
     return Weights(
         source, tensors, {ours: name for name, ours in names.items()}, tuple(squeezed), metadata
@@ -188,6 +214,46 @@ def _from_timm(names: Iterable[str]) -> dict[str, str]:
         return re.sub(r"(^|\.)head\.fc\.", r"\1head.", name)
 
     return {name: rename(name) for name in names}
+
+
+def _from_torchvision(name: str) -> str:
+    for theirs, ours in _TORCHVISION:
+        name = re.sub(theirs, ours, name)
+    return name
+
+
+def to_torchvision(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """torchvision's name for each weight of a model for clips.
+
+    torchvision has embeddings without the leading axes of length 1, see `torchvision_shape`.
+
+    Args:
+        tensors: by this project's names.
+    """
+    names = {}
+    for ours in tensors:
+        name = _EMBEDDINGS.get(ours, ours)
+        name = re.sub(r"^patch_embed\.proj\.", "conv_proj.", name)
+        name = re.sub(r"^head\.", "head.1.", name)
+        name = re.sub(r"\.attn\.proj\.", ".attn.project.0.", name)
+        name = re.sub(r"^(blocks\.\d+)\.proj\.", r"\1.project.", name)
+        name = re.sub(r"\.attn\.pool_(\w)\.", r".attn.pool_\1.pool.", name)
+        name = re.sub(r"\.attn\.norm_(\w)\.", r".attn.pool_\1.norm_act.0.", name)
+        name = name.replace(".mlp.fc1.", ".mlp.0.").replace(".mlp.fc2.", ".mlp.3.")
+        names[ours] = name
+    return names
+
+
+def to_slowfast(names: Iterable[str]) -> dict[str, str]:
+    """SlowFast's name for each weight of a model for clips."""
+    return {name: re.sub(r"^head\.", "head.projection.", name) for name in names}
+
+
+def torchvision_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
+    """Shape of a weight in torchvision, by this project's name."""
+    if name in ("cls_token", "pos_embed_class"):
+        return (tensor.shape[-1],)
+    return tuple(tensor.shape[1:] if name in _EMBEDDINGS else tensor.shape)
 
 
 def to_timm(tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -6,22 +6,26 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
+import torch
 from tabulate import tabulate
 from torch import Tensor
 
 from ..errors import CheckpointError
 from .formats import Weights, find_geometry, find_root
 from .resizing import (
+    inflate_kernel,
     resize_absolute_table,
     resize_joint_table,
     resize_patch_embedding,
     resize_relative_table,
+    resize_separate_table,
     splits_into_grid,
 )
 
 # "evaluate" (and resuming a training) needs every key of the model, "train" the whole backbone.
 Purpose = Literal["train", "evaluate"]
 
+_SEPARATE = ("pos_embed_class", "pos_embed_spatial", "pos_embed_temporal")
 _MASK_HEAD = "roi_heads.mask_head."
 _TAKE_CONFIG = "take the config that the weights were made with"
 
@@ -209,6 +213,11 @@ class _Matcher:
         )
         # Other sizes are a mistake when a whole detector is evaluated or resumed.
         self.resizes = self.training or not weights.is_detector
+        # Training on clips may start from images.
+        first = f"{root}patch_embed.proj.weight"
+        file_axes = weights.tensors[first].ndim if first in weights.tensors else 0
+        model_axes = max((tensor.ndim for tensor in state.values()), default=0)
+        self.inflates = self.training and (file_axes, model_axes) == (4, 5)
 
     def check_kind(self, path: str) -> None:
         """Raises an error if the file holds another kind or size of model."""
@@ -235,7 +244,7 @@ class _Matcher:
                 f"model widens in the {'attention' if model.expand_attn else 'MLP'}; build it with "
                 f"expand_attn={file.expand_attn}"
             )
-        if f"{self.root}head.weight" in self.state:
+        if f"{self.root}head.weight" in self.state and not self.inflates:
             self._check_class_token(path)
         # A model may have fewer stages than the file.
         if (file.embed_dim, file.depths[: len(model.depths)]) != (model.embed_dim, model.depths):
@@ -289,8 +298,11 @@ class _Matcher:
         shape, wanted = tuple(tensor.shape), tuple(target.shape)
         name = key.removeprefix(self.root)
         how = ""
-        if self.resizes and len(shape) == len(wanted):
-            if name.endswith(("rel_pos_h", "rel_pos_w")) and shape[1:] == wanted[1:]:
+        if self.inflates and shape == (*wanted[:2], *wanted[3:]):
+            self.filled[key] = inflate_kernel(tensor, wanted[2])
+            how = "kernel of images, in the centre frame"
+        elif self.resizes and len(shape) == len(wanted):
+            if name.endswith(("rel_pos_h", "rel_pos_w", "rel_pos_t")) and shape[1:] == wanted[1:]:
                 self.filled[key] = resize_relative_table(tensor, wanted[0])
                 how = "relative positions, linear"
             elif name.endswith("rel_pos_joint") and shape[2] == wanted[2]:
@@ -299,6 +311,10 @@ class _Matcher:
             elif name == "pos_embed" and shape[2] == wanted[2] and splits_into_grid(shape[1]):
                 self.filled[key] = resize_absolute_table(tensor, wanted[1])
                 how = "absolute positions, bicubic"
+            elif name in ("pos_embed_spatial", "pos_embed_temporal") and shape[2] == wanted[2]:
+                is_space = name == "pos_embed_spatial"
+                self.filled[key] = resize_separate_table(tensor, wanted[1], is_space)
+                how = "positions of space, bilinear" if is_space else "positions of time, linear"
             elif name == "patch_embed.proj.weight" and _swap_in(shape, wanted[1]) == wanted:
                 self.filled[key] = resize_patch_embedding(tensor, wanted[1])
                 how = f"channels of the image, {shape[1]} to {wanted[1]}"
@@ -331,6 +347,8 @@ class _Matcher:
         name = key.removeprefix(self.root) if key.startswith(self.root) else ""
         if name == "cls_token":
             return "class token"
+        if self.inflates and name == "pos_embed":
+            return "positions of images"
         if name.startswith(("norm.", "head.")):
             return "classifier"
         if re.match(r"scale\d+_norm\.", name):
@@ -355,6 +373,12 @@ class _Matcher:
             reason = "norms of the outputs"
         elif name.startswith("head.") and self.reset_head:
             reason = "reset head"
+        elif self.inflates and name.endswith("rel_pos_t"):
+            self.filled[key] = torch.zeros(self.state[key].shape)
+            self.report.add(key, KeyStatus.RESIZED, "positions of time, zero for images")
+            return
+        elif self.inflates and name in ("cls_token", *_SEPARATE):
+            reason = "class token and positions, which the image model does not have"
         status = KeyStatus.NEW if reason else KeyStatus.ERROR
         self.report.add(key, status, reason or "not in the file")
 

@@ -21,6 +21,37 @@ def resize_joint_table(table: Tensor, vertical: int, horizontal: int) -> Tensor:
     return grid[0].permute(1, 2, 0).to(table.dtype)
 
 
+def resize_separate_table(table: Tensor, positions: int, is_space: bool) -> Tensor:
+    """Interpolates embeddings of space bilinearly or of time linearly, (1, rows, C) to
+    (1, positions, C).
+
+    Raises:
+        ValueError: the rows of space are no square grid.
+    """
+    axis = table.float().transpose(1, 2)
+    if not is_space:
+        resized = F.interpolate(axis, size=positions, mode="linear")
+    else:
+        side, target = math.isqrt(table.shape[1]), math.isqrt(positions)
+        if (side**2, target**2) != (table.shape[1], positions):
+            raise ValueError(f"cannot resize {table.shape[1]} positions to {positions}")
+        grid = axis.unflatten(2, (side, side))
+        resized = F.interpolate(grid, size=(target, target), mode="bilinear").flatten(2)
+    return resized.transpose(1, 2).to(table.dtype)
+
+
+def inflate_kernel(kernel: Tensor, frames: int) -> Tensor:
+    """Puts the kernel of an image model into the centre frame of one for clips, zeros elsewhere.
+
+    (out, in, height, width) to (out, in, frames, height, width). On a clip whose frames are all
+    the same, the model then computes for each frame what it did for the image (MViTv2, section
+    4.3).
+    """
+    inflated = kernel.new_zeros(*kernel.shape[:2], frames, *kernel.shape[2:])
+    inflated[:, :, frames // 2] = kernel
+    return inflated
+
+
 def splits_into_grid(positions: int) -> tuple[int, bool] | None:
     """How a table of absolute positions is made up.
 
