@@ -1,15 +1,15 @@
-"""Runs what the pages in `docs/` tell their readers to run.
+"""Runs the commands of the pages in `docs/`.
 
-A test of a page prepares the files that the page speaks of in a folder of its own, and hands the
-page to `run_page`:
+A test of a page prepares the files that the page mentions in a temporary folder, and hands the page
+to `run_page`:
 
     def test_prediction(run_page, tmp_path):
         Image.fromarray(image).save(tmp_path / "photo.jpg")
         run_page("prediction.md", tmp_path)
         assert (tmp_path / "output" / "demo_predictions" / "photo.jpg").exists()
 
-Every ```bash and every ```python block of the page is run, in order, in that folder; blocks in any
-other language, such as ```text, are left alone.
+All ```bash and ```python blocks of the page run in order in that folder; blocks in other languages,
+such as ```text, do not.
 """
 
 import json
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page; `line` is that of its first line of code."""
+    """A fenced block of a page; `line` is where its code starts."""
 
     language: str
     code: str
@@ -38,7 +38,7 @@ class Block:
 
 
 def read_blocks(text):
-    """The fenced blocks of Markdown, also those that are indented in a list."""
+    """The fenced blocks of Markdown, including those indented in a list."""
     blocks = []
     for match in re.finditer(r"^( *)```(\w*)[^\n]*\n(.*?)^\1``` *$", text, re.M | re.S):
         indent, language, code = match.groups()
@@ -48,10 +48,13 @@ def read_blocks(text):
 
 
 def prepare(folder):
-    """Makes a folder look like a checkout where `python` is this Python; returns its variables.
+    """Makes a folder look like a checkout where `python` is this Python.
 
-    `tools` and `configs` lead to those of the checkout. Everything else that commands name or
-    write is in the folder, and so is the cache of downloads.
+    `tools` and `configs` are links to those of the checkout. All other files that commands read or
+    write are in the folder, including the cache of downloads.
+
+    Returns:
+        Environment variables for commands in the folder.
     """
     for name in ("tools", "configs"):
         if not (folder / name).exists():
@@ -72,19 +75,18 @@ def prepare(folder):
 
 
 def run_blocks(text, page, folder, environment=None):
-    """Runs the blocks of a page in a folder that is prepared for it.
+    """Runs the blocks of a page in a prepared folder.
 
-    Blocks of Python go on from one another, as in one session. A block of bash is a script, which
-    has to succeed as a whole.
+    Python blocks share one session. A bash block is a script in which every command has to succeed.
 
     Args:
         text: of the page.
         page: its path, for messages.
         folder: to run in.
-        environment: variables for bash and Python, besides those of this process.
+        environment: additional variables for bash and Python.
 
     Returns:
-        What each block of bash printed, standard error included.
+        The output of each bash block, including standard error.
     """
     blocks = [block for block in read_blocks(text) if block.language in ("bash", "python")]
     assert blocks, f"{page} has nothing to run"
@@ -97,7 +99,7 @@ def run_blocks(text, page, folder, environment=None):
             patch.setenv(name, variables[name])
         for block in blocks:
             if block.language == "python":
-                # Lines before the code put that of errors at its place in the page.
+                # Empty lines give errors the line number of the page.
                 code = "\n" * (block.line - 1) + block.code
                 exec(compile(code, str(page), "exec"), session)
                 continue
@@ -130,13 +132,13 @@ def run_page():
 
 @pytest.fixture
 def run_text():
-    """As `run_page`, for the text of a page."""
+    """Like `run_page`, for a text."""
     return lambda text, folder, **environment: run_blocks(text, "page.md", folder, environment)
 
 
 @pytest.fixture
 def write_parts():
-    """Writes `parts` into a folder: twelve images of three kinds of parts, as the pages say."""
+    """Writes the dataset `parts` of the pages: twelve images of three classes."""
 
     def write(folder):
         classes = {1: 10, 2: 10, 3: 20, 4: 20, 5: 70}

@@ -1,4 +1,4 @@
-"""That the commands of a page are really run, and a page that is wrong is found out."""
+"""The commands of a page really run, and errors in them are found."""
 
 import sys
 
