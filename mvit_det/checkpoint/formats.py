@@ -149,8 +149,10 @@ def recognise(content: Any, path: str) -> Weights:
     else:
         names = {name: re.sub(r"(^|\.)head\.projection\.", r"\1head.", name) for name in raw}
         if any(name != ours for name, ours in names.items()):
-            is_video = "patch_embed.proj.weight" in raw and raw[_FIRST].ndim == 5
-            source = "SlowFast" if is_video else "facebookresearch/mvit"
+            # Kernels of image models have a time axis of length 1 there.
+            kernel = raw.get(_FIRST)
+            for_clips = kernel is not None and kernel.ndim == 5 and kernel.shape[2] > 1
+            source = "SlowFast" if for_clips else "facebookresearch/mvit"
     tensors, squeezed = {}, []
     for name, ours in names.items():
         tensor = raw[name]
