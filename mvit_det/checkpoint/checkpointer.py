@@ -81,6 +81,7 @@ class Checkpointer:
         trust: bool = False,
         reset_head: bool = False,
         class_names: Sequence[str] = (),
+        category_ids: Sequence[int] = (),
         sharded: bool = False,
     ) -> None:
         """Creates a checkpointer.
@@ -92,6 +93,7 @@ class Checkpointer:
             reset_head: does not load layers that depend on the classes when a training starts.
             class_names: one per class of the model. They are written into every checkpoint, and
                 compared when one is resumed; empty does neither.
+            category_ids: the dataset's category id of each class, written as well.
             sharded: saves resumable checkpoints as folders, to which each rank writes its shards,
                 for models whose full state does not fit into the memory of one machine. Their
                 weights alone are in a file beside the last one.
@@ -101,6 +103,7 @@ class Checkpointer:
         self.trust = trust
         self.reset_head = reset_head
         self.class_names = list(class_names)
+        self.category_ids = list(category_ids)
         self.sharded = sharded
 
     def save(self, name: str, *, resumable: bool = True, **metadata: Any) -> None:
@@ -121,6 +124,8 @@ class Checkpointer:
         data: dict[str, Any] = {"model": get_model_state_dict(self.model), **metadata}
         if self.class_names:
             data["class_names"] = self.class_names
+        if self.category_ids:
+            data["category_ids"] = self.category_ids
         data[RUN_KEY] = self.folder.metadata(path.name)
         folder = self.folder
 

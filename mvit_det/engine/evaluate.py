@@ -200,3 +200,10 @@ def _disk_errors_explained() -> Iterator[None]:
             f"cannot write results of the evaluation ({reason.strerror}); make room there, or "
             "choose another folder with train.output_dir=…"
         ) from error
+
+
+def category_ids(config: DictConfig, dataset: str) -> list[int]:
+    """The dataset's category id of each class, from the same places as `class_names`; or []."""
+    class_of_category = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id", {})
+    own = config.get("data", {}).get("category_ids", [])
+    return list(own or sorted(class_of_category, key=class_of_category.__getitem__))

@@ -22,7 +22,7 @@ from ..data.seeding import derive_seed
 from ..errors import ConfigError
 from ..modeling import MultiScaleTransformer
 from .ema import ModelEMA
-from .evaluate import Evaluation, class_names
+from .evaluate import Evaluation, category_ids, class_names
 from .hooks import Checkpoints, Evaluations
 from .monitoring import SpeedAndMemory, TrainingPlot, metric_writers
 from .nonfinite import NonFiniteSteps
@@ -71,12 +71,14 @@ def train(
 
     data_loader = instantiate(config.dataloader.train)
     model = _build_model(config, seed)
+    dataset = _first(config.dataloader.train.dataset.names)
     checkpointer = Checkpointer(
         model,
         settings.output_dir,
         trust=trust_checkpoint,
         reset_head=settings.reset_head,
-        class_names=class_names(config, _first(config.dataloader.train.dataset.names)),
+        class_names=class_names(config, dataset),
+        category_ids=category_ids(config, dataset),
         sharded=settings.checkpointer.get("sharded", False),
     )
     with _locked(checkpointer):

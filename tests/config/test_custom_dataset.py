@@ -308,6 +308,7 @@ def test_trains_and_evaluates_again_from_the_saved_config(own):
     train(config)
     checkpoint = torch.load(output / "model_final.pth", weights_only=True)
     assert checkpoint["class_names"] == ["bolt", "nut", "washer"]
+    assert checkpoint["category_ids"] == [10, 20, 70]
     assert checkpoint["model"]["roi_heads.box_predictor.cls_score.weight"].shape[0] == 4
     results = output / "evaluation" / "coco_instances_results.json"
     at_the_end = json.loads(results.read_text())
