@@ -132,5 +132,5 @@ def test_an_empty_schedule_is_refused(tmp_path):
 
 
 def test_an_unknown_dataset_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="dataset 'nowhere' is not registered; there are: "):
+    with pytest.raises(DatasetError, match="dataset 'nowhere' is not registered"):
         train(make_config(tmp_path, "dataloader.train.dataset.names=nowhere"))
