@@ -284,7 +284,7 @@ def test_evaluation_needs_no_training_data(own):
 
 @pytest.mark.parametrize("path", [PICO, CASCADE], ids=["mask", "cascade"])
 def test_boxes_alone_start_from_weights_with_a_mask_head(path, own, caplog):
-    """Whose mask head is left out."""
+    """The mask head of the weights is dropped."""
     weights = own / "five.pth"
     torch.save({"model": instantiate(load_config(path, []).model).state_dict()}, weights)
     write(own / "train", lambda dataset: [a.pop("segmentation") for a in dataset["annotations"]])

@@ -14,5 +14,5 @@ dataloader.train.mapper.augmentations = [
     ),
     L(T.FixedSizeCrop)(crop_size=[IMAGE_SIZE, IMAGE_SIZE]),
 ]
-# Crops cut objects; boxes are taken anew from what is left of their masks.
+# Crops cut objects, so boxes are computed from the cropped masks.
 dataloader.train.mapper.recompute_boxes = True
