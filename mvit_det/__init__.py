@@ -31,11 +31,12 @@ if TYPE_CHECKING:
         video_mvitv2_l,
         video_mvitv2_s,
     )
-    from .prediction import Predictor
+    from .prediction import Classifier, Predictor
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Classifier",
     "MViTv2",
     "MViTv2Backbone",
     "MViTv2Classifier",
@@ -57,6 +58,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Classifier": "prediction",
     "MViTv2Backbone": "backbone",
     "Predictor": "prediction",
     "add_mvitv2_config": "backbone",

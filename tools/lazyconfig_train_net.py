@@ -36,6 +36,7 @@ from mvit_det.config import (
     use_custom_dataset,
 )
 from mvit_det.config.custom_dataset import PATHS
+from mvit_det.config.image_folders import FOLDERS, use_image_folders
 from mvit_det.engine import evaluate_checkpoint, launch, train
 from mvit_det.errors import ConfigError
 
@@ -68,10 +69,15 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "opts", nargs="*", metavar="field=value", help="overrides of fields of the config"
     )
-    custom = parser.add_argument_group("custom dataset", "in COCO's format")
+    custom = parser.add_argument_group(
+        "custom dataset", "in COCO's format, or for classifiers directories of images per class"
+    )
     for split, use in (("train", "training"), ("val", "evaluation")):
         custom.add_argument(f"--{split}-json", metavar="FILE", help=f"annotations for {use}")
         custom.add_argument(f"--{split}-images", metavar="DIR", help="directory of their images")
+        custom.add_argument(
+            f"--{split}-folder", metavar="DIR", help=f"images per class for {use} (classifiers)"
+        )
     schedule = parser.add_argument_group(
         "schedule", "learning rate, warm-up and steps are adapted, and logged"
     )
@@ -118,15 +124,21 @@ def main(arguments: argparse.Namespace) -> None:
     # Which Detectron2 logs.
     arguments.config_file = str(config_file(arguments.config_file))
     has_length = arguments.epochs is not None or "train.max_iter" in overridden
-    if arguments.train_json and not (arguments.eval_only or has_length):
+    if (arguments.train_json or arguments.train_folder) and not (arguments.eval_only or has_length):
         raise ConfigError(
             "the length of a training on a custom dataset is missing: '--epochs 12' is a good "
             "start (the schedules of the configs are for COCO)"
         )
     prepare_output_dir(config)
     setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="mvit_det")
-    set_custom_dataset(config, **{path: getattr(arguments, path) for path in PATHS})
+    set_custom_dataset(config, **{path: getattr(arguments, path) for path in (*PATHS, *FOLDERS)})
     use_custom_dataset(
+        config,
+        evaluate_only=arguments.eval_only,
+        resume=arguments.resume,
+        trust_checkpoint=arguments.trust_checkpoint,
+    )
+    use_image_folders(
         config,
         evaluate_only=arguments.eval_only,
         resume=arguments.resume,

@@ -4,11 +4,16 @@ from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
 
+from mvit_det.optimization import warmup_then_cosine
+
 # Images that the published schedules count as an epoch. With objects, COCO has 117,266.
 COCO_EPOCH_3X = 120_000
 COCO_EPOCH_LSJ = 118_000
 LVIS_EPOCH = 100_000
 LONGEST_WARMUP = 0.25  # of a training
+IMAGENET_1K = 1_281_167
+# All of ImageNet-21K; how many images the 19,168 classes of MViTv2's models have is not published.
+IMAGENET_21K = 14_197_122
 
 
 def iterations(images, epochs, batch_size):
@@ -40,4 +45,13 @@ def cosine(max_iter, warmup_iterations):
         scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
         warmup_length=warmup_share(max_iter, warmup_iterations),
         warmup_factor=0.001,
+    )
+
+
+def imagenet_cosine(epochs, warmup_epochs, peak_lr, first_lr=8e-8, last_lr=8e-6):
+    """Linear warm-up from one learning rate to the peak, then half a cosine down to another."""
+    return L(warmup_then_cosine)(
+        warmup_length=warmup_epochs / epochs,
+        start_value=first_lr / peak_lr,
+        end_value=last_lr / peak_lr,
     )

@@ -30,8 +30,7 @@ def set_custom_dataset(config: DictConfig, **paths: str | Path | None) -> None:
 
     Args:
         config: changed in place; gets an entry `data` if it has none.
-        paths: any of `train_json`, `train_images`, `val_json` and `val_images`; those that are
-            None stay as they are.
+        paths: any path of `config.data`; those that are None stay as they are.
     """
     given = {key: Path(path).expanduser() for key, path in paths.items() if path is not None}
     if given:
@@ -77,6 +76,11 @@ def use_custom_dataset(
     data = config.get("data", {})
     if not any(data.get(key) for key in PATHS):
         return
+    if "classifier" in config.model:
+        raise ConfigError(
+            "a classifier learns from a folder of images per class: use --train-folder and "
+            "--val-folder, or take a detector's config for annotations in COCO's format"
+        )
     _check_paths(data, evaluate_only)
     _check_model(config.model)
     validation = read_coco(data.val_json)

@@ -213,7 +213,7 @@ class Train:
 
 @dataclass
 class Data:
-    """The entry `data`: a custom dataset."""
+    """The entry `data`: a custom dataset of a detector (JSON) or of a classifier (folders)."""
 
     train_json: str = _option(
         "",
@@ -224,6 +224,10 @@ class Data:
     train_images: str = _option("", "directory of the training images", is_path=True)
     val_json: str = _option("", "annotations to evaluate on", is_path=True)
     val_images: str = _option("", "directory of the images to evaluate on", is_path=True)
+    train_folder: str = _option(
+        "", "directory with a directory of training images per class (classifiers)", is_path=True
+    )
+    val_folder: str = _option("", "the same for evaluation", is_path=True)
     class_names: list[str] = _option([], "a name per class; empty uses those of the dataset")
     category_ids: list[int] = _option(
         [], "the dataset's category id per class; empty uses those of the dataset"

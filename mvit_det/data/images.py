@@ -10,6 +10,11 @@ from ..errors import ImageError
 
 # Image formats alone: other formats that Pillow reads, such as EPS, run programs.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+# File extensions that are taken for images where folders are searched.
+IMAGE_EXTENSIONS = (
+    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg"),
+    *(".png", ".ppm", ".tif", ".tiff", ".webp"),
+)  # fmt: skip
 
 _HEAD_SIZE = 64  # bytes that identify a file
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*")

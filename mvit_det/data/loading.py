@@ -76,7 +76,7 @@ class TrainingLoader:
         self.total_batch_size = total_batch_size
         self.num_workers = num_workers
         self.on_bad_image = on_bad_image
-        self.wide = [record["width"] > record["height"] for record in dataset]
+        self.wide = [record.get("width", 0) > record.get("height", 0) for record in dataset]
         self.repeat_factors = None
         if repeat_threshold:
             factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency

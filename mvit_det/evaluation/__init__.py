@@ -2,6 +2,7 @@
 
 from detectron2.evaluation import inference_on_dataset
 
+from .accuracy import AccuracyEvaluator
 from .coco import COCOEvaluator
 from .metrics import METRICS, TASK_NAMES, TaskEvaluation
 from .report import save_report
@@ -9,6 +10,7 @@ from .report import save_report
 __all__ = [
     "METRICS",
     "TASK_NAMES",
+    "AccuracyEvaluator",
     "COCOEvaluator",
     "TaskEvaluation",
     "inference_on_dataset",

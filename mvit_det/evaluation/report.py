@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
 
+from .accuracy import AccuracyEvaluator
 from .coco import COCOEvaluator
 from .metrics import TaskEvaluation
 from .plots import draw_ap_by_class, draw_precision_recall
@@ -21,13 +23,15 @@ def save_report(evaluator: DatasetEvaluator, folder: str | Path) -> None:
     """Writes the metrics of a finished evaluation by class, and plots them.
 
     The files are `metrics.json`, `metrics.csv`, `precision_recall.png` and `ap_by_class.png`.
-    Nothing is written for other evaluators than `COCOEvaluator`, or if it evaluated nothing, as in
-    all processes but the main one.
+    An `AccuracyEvaluator` writes its own files. Nothing is written for other evaluators, or if
+    nothing was evaluated, as in all processes but the main one.
 
     Args:
         evaluator: the evaluator, after `evaluate`.
         folder: an existing one.
     """
+    if isinstance(evaluator, AccuracyEvaluator) and comm.is_main_process():
+        evaluator.save_report(folder)
     evaluations = evaluator.task_evaluations if isinstance(evaluator, COCOEvaluator) else {}
     if not evaluations:
         return

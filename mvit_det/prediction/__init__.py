@@ -1,6 +1,7 @@
-"""Predictions for images and videos."""
+"""Predictions for images and videos, from a config and weights."""
 
+from .classifier import Classifier, ClassScore
 from .prediction import Prediction
 from .predictor import Predictor
 
-__all__ = ["Prediction", "Predictor"]
+__all__ = ["ClassScore", "Classifier", "Prediction", "Predictor"]

@@ -13,16 +13,13 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from ..data.images import IMAGE_EXTENSIONS
 from ..errors import ConfigError, ImageError
 from .prediction import Prediction
 from .predictor import Predictor, PreparedImage
 from .video import VideoReader, VideoWriter
 
-# Files that are read from a folder.
-IMAGE_EXTENSIONS = (
-    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg"),
-    *(".png", ".ppm", ".tif", ".tiff", ".webp"),
-)  # fmt: skip
+# Files that are read from a folder, beside images.
 VIDEO_EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
 # Formats of drawn images; images in other formats become PNG.

@@ -178,7 +178,7 @@ class Predictor:
             image, name = read_image(source), f"the image '{source}'"
         else:
             image, name = source, "the image"
-            _check_array(image)
+            check_array(image)
         model_order = image if self._image_format == "RGB" else image[:, :, ::-1]
         # The same steps as Detectron2's `DatasetMapper` in an evaluation.
         augmented = T.AugInput(np.ascontiguousarray(model_order))
@@ -271,7 +271,7 @@ class Predictor:
         )
 
 
-def _check_array(image: Any) -> None:
+def check_array(image: Any) -> None:
     """Accepts arrays (H, W, 3) of uint8.
 
     Raises:

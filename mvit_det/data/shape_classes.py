@@ -1,0 +1,96 @@
+"""Generated images of one shape each, in class folders: a classification dataset in seconds."""
+
+import functools
+import os
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .image_folder import ImageFolder
+from .shape_scene import CATEGORIES, draw_scene
+
+# Number of images and seed of each registered dataset; `shapes` uses other seeds.
+SPLITS = {"shape_classes_train": (4000, 100), "shape_classes_val": (500, 101)}
+SIZE = 64
+
+
+def generate_shape_classes(
+    output_dir: str | os.PathLike[str], num_images: int, size: int, seed: int
+) -> None:
+    """Writes `<class>/000001.png`, …, images of one shape on a textured background.
+
+    Shapes have the sizes that they have in images of `shapes` twice as wide.
+
+    Image i depends on the seed, the size and i alone. The folder appears once it is complete.
+
+    Args:
+        output_dir: folder to create; an existing one is left as it is.
+        num_images: number of images.
+        size: side in pixels.
+        seed: 0 or more.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    output = Path(output_dir).absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
+        unfinished = Path(temporary, "new")
+        for name in CATEGORIES:
+            (unfinished / name).mkdir(parents=True)
+        for index in range(num_images):
+            rng = np.random.default_rng([seed, index])
+            scene, (thing,), _ = draw_scene(rng, 2 * size, 2 * size, 1, crowd_fraction=0)
+            path = unfinished / CATEGORIES[thing.category] / f"{index + 1:06d}.png"
+            cv2.imwrite(str(path), _crop(rng, scene, thing.mask, size)[:, :, ::-1])
+        try:
+            unfinished.rename(output)
+        except OSError:
+            # Another process may have been faster.
+            if not output.is_dir():
+                raise
+
+
+def _crop(rng: np.random.Generator, scene: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
+    """A square around the object with a random margin, resized."""
+    occupied = [np.flatnonzero(mask.any(1 - axis)) for axis in (0, 1)]
+    centre = [(indexes[0] + indexes[-1] + 1) / 2 for indexes in occupied]
+    side = max(indexes[-1] + 1 - indexes[0] for indexes in occupied) * rng.uniform(1.1, 1.8)
+    centre = [middle + rng.uniform(-0.05, 0.05) * side for middle in centre]
+    scale = size / side
+    matrix = np.array(
+        [
+            [scale, 0, size / 2 - scale * centre[1]],
+            [0, scale, size / 2 - scale * centre[0]],
+        ]
+    )
+    return cv2.warpAffine(
+        scene, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
+
+
+def register_shape_classes() -> None:
+    """Registers `SPLITS` below `$DETECTRON2_DATASETS`, by default `datasets`.
+
+    They are generated when they are first loaded.
+    """
+    for name in SPLITS:
+        if name not in DatasetCatalog:
+            root = Path(os.getenv("DETECTRON2_DATASETS", "datasets"), "shapes", name)
+            DatasetCatalog.register(name, functools.partial(_load, name, root))
+            MetadataCatalog.get(name).set(
+                thing_classes=sorted(CATEGORIES), evaluator_type="classification"
+            )
+
+
+def _load(name: str, root: Path) -> ImageFolder:
+    if not root.is_dir():
+        num_images, seed = SPLITS[name]
+        generate_shape_classes(root, num_images, SIZE, seed)
+    return ImageFolder(root)
+
+
+register_shape_classes()
