@@ -20,8 +20,7 @@ from ..checkpoint import Checkpointer, check_class_names, fill_model, read_weigh
 from ..checkpoint.files import disk_error
 from ..config.loading import prepare_output_dir
 from ..data import check_datasets
-from ..data.loading import EvaluationLoader
-from ..data.workers import deaths_of_workers_explained
+from ..data.loading import EvaluationLoader, explain_worker_deaths
 from ..detection.build import has_views, wrap_detector
 from ..errors import CheckpointError, OutputError
 from ..evaluation import inference_on_dataset, save_report
@@ -88,7 +87,7 @@ class Evaluation:
             TrainingError: a DataLoader worker died.
         """
         path = Path(self.config.train.output_dir) / folder
-        with deaths_of_workers_explained(), _disk_errors_explained():
+        with explain_worker_deaths(), _disk_errors_explained():
             path.mkdir(parents=True, exist_ok=True)
             # The loader first: it generates datasets that are missing.
             loader, evaluator = self.loader, self._evaluator(path)

@@ -18,7 +18,7 @@ from ..checkpoint.state import from_main_process
 from ..config.loading import prepare_output_dir
 from ..data import check_datasets
 from ..data.loading import TrainingLoader
-from ..data.seeding import derive_seed
+from ..data.sampling import derive_seed
 from ..errors import ConfigError
 from ..modeling import MultiScaleTransformer
 from .ema import ModelEMA

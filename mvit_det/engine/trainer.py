@@ -12,9 +12,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from ..data.loading import TrainingLoader
-from ..data.seeding import derive_seed
-from ..data.workers import deaths_of_workers_explained
+from ..data.loading import TrainingLoader, explain_worker_deaths
+from ..data.sampling import derive_seed
 from .nonfinite import MicroBatch, NonFiniteSteps, Step
 from .parallel import (
     gradient_norm,
@@ -110,7 +109,7 @@ class Trainer(TrainerBase):
             )
         else:
             self._batches = iter(self.data_loader)
-        with deaths_of_workers_explained(), EventStorage(start_iter) as self.storage:
+        with explain_worker_deaths(), EventStorage(start_iter) as self.storage:
             try:
                 self.before_train()
                 for self.iter in range(start_iter, max_iter):

@@ -1,12 +1,16 @@
 import itertools
+import pickle
+import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetFromList
 from detectron2.utils import comm
 
-from mvit_det.data.loading import EvaluationLoader, TrainingLoader
-from mvit_det.errors import ConfigError, DatasetError, ImageError
+from mvit_det.data.loading import EvaluationLoader, TrainingLoader, explain_worker_deaths
+from mvit_det.errors import ConfigError, DatasetError, ImageError, TrainingError
 
 RECORDS = [
     {"file_name": f"{number}.png", "width": 4 + number % 2, "height": 4, "number": number}
@@ -119,7 +123,7 @@ def test_a_dataset_of_broken_images_is_not_searched_forever():
         take(loader, 1)
 
 
-def test_evaluation_sees_each_image_once_and_leaves_out_broken_ones():
+def test_evaluation_sees_each_image_once_and_skips_broken_ones():
     loader = EvaluationLoader(
         RECORDS, mapper=refuse(0, 1, 7), batch_size=2, on_bad_image="skip", num_workers=2
     )
@@ -130,7 +134,44 @@ def test_evaluation_sees_each_image_once_and_leaves_out_broken_ones():
         assert loader.skipped == [f"'{number}.png' is broken" for number in (0, 1, 7)]
 
 
-def test_what_cannot_be_loaded():
+class Numbers(Sequence):
+    """Records without a size, made when they are asked for."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        return {"number": index}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_any_sequence_of_records_without_sizes_is_loaded(num_workers):
+    loader = TrainingLoader(Numbers(6), mapper=draw, total_batch_size=2, num_workers=num_workers)
+    numbers = [sample["number"] for batch in take(loader, 3) for sample in batch]
+    assert sorted(numbers) == list(range(6))
+    evaluation = EvaluationLoader(Numbers(3), mapper=draw, num_workers=num_workers)
+    assert [sample["number"] for (sample,) in evaluation] == [0, 1, 2]
+
+
+def test_a_million_records_start_in_seconds_and_are_shared():
+    """A list of dicts takes 300 bytes per record here; workers would copy it when they read it."""
+    loader = TrainingLoader(Numbers(1_000_000), mapper=dict, total_batch_size=8)
+    start = time.perf_counter()
+    assert len(next(loader.batches(seed=0, start=100_000))) == 8
+    assert time.perf_counter() - start < 20
+    records = [{"file_name": f"{number}.jpg", "class": number % 9} for number in range(50_000)]
+    loader = TrainingLoader(records, mapper=dict, total_batch_size=8)
+    assert isinstance(loader.records, DatasetFromList)
+    assert loader.records[7] == records[7]
+    assert len(pickle.dumps(loader.records)) < 60 * len(records)
+
+
+def test_impossible_arguments_are_refused():
     with pytest.raises(DatasetError, match="there is no image to train on"):
         TrainingLoader([], mapper=draw, total_batch_size=1)
     with pytest.raises(ConfigError, match="total_batch_size must be positive, not 0"):
@@ -151,3 +192,24 @@ def test_rare_classes_are_seen_more_often():
     assert loader.repeat_factors.tolist() == [1, 2] + 8 * [1]
     counts = [sample["number"] for (sample,) in take(loader, 110)].count(1)
     assert counts == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("(pid 7) is killed by signal: Killed. ", r"pid 7\) .*\(Killed\); .* run out of memory"),
+        ("(pid 7) is killed by signal: Bus error. It", r"pid 7\) .*Bus error.* shared memory"),
+        ("(pid(s) 7, 8) exited unexpectedly", r"pid 7, 8\) .*run out of memory"),
+    ],
+)
+def test_the_death_of_a_worker_is_one_sentence(text, says):
+    with pytest.raises(TrainingError, match=says) as raised, explain_worker_deaths():
+        raise RuntimeError(f"DataLoader worker {text}")
+    assert "--resume" in str(raised.value)
+
+
+def test_other_errors_stay_as_they_are():
+    error = RuntimeError("in a DataLoader worker")
+    with pytest.raises(RuntimeError) as raised, explain_worker_deaths():
+        raise error
+    assert raised.value is error
