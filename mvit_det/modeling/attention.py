@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .kernels import (
     attention,
+    depthwise_conv3d,
     position_terms,
     product_dtype,
     relative_positions,
@@ -209,10 +210,12 @@ class MultiScaleAttention(nn.Module):
     def _pool(self, x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
         """Pools a grid and splits it into heads: (N, *grid, heads · C) to (N, *grid, heads, C)."""
         if isinstance(conv, (nn.Conv2d, nn.Conv3d)):
-            convolve = F.conv2d if isinstance(conv, nn.Conv2d) else F.conv3d
             weight = conv.weight.repeat(self.num_heads, *(1,) * (conv.weight.ndim - 1))
             x = x.movedim(-1, 1)
-            x = convolve(x, weight, None, conv.stride, conv.padding, groups=len(weight))
+            if isinstance(conv, nn.Conv2d):
+                x = F.conv2d(x, weight, None, conv.stride, conv.padding, groups=len(weight))
+            else:
+                x = depthwise_conv3d(x, weight, conv.stride)
             x = x.movedim(1, -1)
         return norm(x.unflatten(-1, (self.num_heads, -1)))
 

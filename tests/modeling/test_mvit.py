@@ -61,13 +61,32 @@ def relative_error(actual, expected):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_size_equals_detectron2(size):
+def test_every_size_has_the_names_and_shapes_of_detectron2(size, monkeypatch):
+    # Detectron2 reads its drop path rates off a tensor, which has to have data.
+    monkeypatch.setattr(torch, "linspace", partial(torch.linspace, device="cpu"))
+    with torch.device("meta"):
+        upstream = make_upstream(**SIZES[size]).state_dict()
+        model = getattr(mvit_det, f"mvitv2_{size}")().state_dict()
+    assert {name: tensor.shape for name, tensor in model.items()} == {
+        name: tensor.shape for name, tensor in upstream.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("size", "thin"),
+    [
+        ("t", {}),
+        ("l", dict(depths=(2, 3, 4, 2), embed_dim=32)),
+        ("h", dict(depths=(2, 2, 4, 2), embed_dim=48)),
+    ],
+)
+def test_sizes_equal_detectron2(size, thin):
     torch.manual_seed(0)
-    upstream = make_upstream(**SIZES[size])
+    upstream = make_upstream(**{**SIZES[size], **thin})
     for name, parameter in upstream.named_parameters():
         if "rel_pos" in name:
             nn.init.trunc_normal_(parameter, std=0.2)
-    model = getattr(mvit_det, f"mvitv2_{size}")(drop_path_rate=0.0)
+    model = getattr(mvit_det, f"mvitv2_{size}")(drop_path_rate=0.0, **thin)
     model.load_state_dict(upstream.state_dict(), strict=True)
     images = torch.randn(1, 3, 70, 97)
     with torch.no_grad():
@@ -202,18 +221,6 @@ def test_plan_of_pretraining_equals_timm(expand_attn, pixels):
         theirs = nn.functional.layer_norm(theirs.permute(0, 2, 3, 1), theirs.shape[1:2], eps=1e-6)
         assert model.out_feature_channels[name] == features[name].shape[1]
         assert relative_error(features[name].permute(0, 2, 3, 1), theirs) <= 1e-5, name
-
-
-def test_checkpointing_gives_the_same_gradients():
-    torch.manual_seed(0)
-    model = MViTv2(**PICO, rel_pos_std=0.2)
-    recomputing = MViTv2(**PICO, use_checkpoint=True)
-    recomputing.load_state_dict(model.state_dict())
-    images = torch.randn(2, 3, 96, 64)
-    for network in (model, recomputing):
-        sum(output.square().sum() for output in network(images).values()).backward()
-    for (name, parameter), other in zip(model.named_parameters(), recomputing.parameters()):
-        assert torch.equal(parameter.grad, other.grad), name
 
 
 def test_batch_equals_single_images():

@@ -1,5 +1,7 @@
 """The same features on every way through the model: compiled, in lower precision, exported."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ def assert_features_equal(actual, expected, tolerance):
 
 
 def test_compiled_with_dynamic_sizes_gives_the_same_features():
-    """Two blocks, one with windows and one global: with dynamic sizes, each takes seconds."""
+    """Two blocks, with windows and global; with dynamic sizes, each takes seconds to compile."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = MViTv2(**{**PICO, "depths": (1, 1)}, out_features=("scale2", "scale3"))
@@ -32,9 +34,10 @@ def test_compiled_with_dynamic_sizes_gives_the_same_features():
             assert_features_equal(compiled(images), model(images), 1e-5)
 
 
-def test_compiled_whole_gives_the_same_features_and_gradients(model):
+def test_compiled_whole_gives_the_same_features_and_gradients():
     """Traced to one graph, and run as PyTorch's own operators."""
     torch._dynamo.reset()
+    model = MViTv2(**{**PICO, "depths": (1, 1, 1)}, out_features=("scale2", "scale3", "scale4"))
     compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
     for size in ((64, 96), (96, 130)):
         images = torch.randn(2, 3, *size)
@@ -177,3 +180,33 @@ def test_exported_program_gives_the_same_features(model):
         assert_features_equal(program.module()(images), model(images), 1e-5)
     targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not any("mvit_det" in target or "einsum" in target for target in targets)
+
+
+def test_weights_may_change_in_any_way_between_calls(model):
+    """Nothing of an earlier forward pass is used again, not even after changes of `.data`."""
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        model(images)
+        for block in model.blocks:
+            block.attn.rel_pos_h.data.fill_(0.3)
+        fresh = MViTv2(**PICO).eval()
+        fresh.load_state_dict(model.state_dict())
+        assert_features_equal(model(images), fresh(images), 0)
+
+
+def test_inference_mode_and_threads_of_several_sizes():
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        model = MViTv2(**PICO).eval()
+    sizes = [(64, 96), (96, 64), (70, 130), (128, 64)]
+    images = [torch.randn(1, 3, *size) for size in sizes]
+
+    def run(image):
+        with torch.inference_mode():
+            return model(image)
+
+    expected = [run(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(run, images * 5))
+    for features, wanted in zip(results, expected * 5, strict=True):
+        assert_features_equal(features, wanted, 1e-6)

@@ -10,7 +10,7 @@ from torchvision.models.video import mvit as torchvision_mvit
 
 import mvit_det
 from mvit_det.modeling import VideoMViT
-from mvit_det.modeling.kernels import use_attention_kernel
+from mvit_det.modeling.kernels import depthwise_conv3d, use_attention_kernel
 from mvit_det.modeling.position import relative_positions
 
 THIN = dict(depths=(1, 2, 3, 2), embed_dim=16)
@@ -218,6 +218,54 @@ def test_separate_positions_are_interpolated_over_time_and_space():
     table = model._separate_positions(4, (16, 16)).permute(0, 4, 1, 2, 3)
     expected = nn.functional.interpolate(table, size=(6, 9, 20), mode="trilinear")
     torch.testing.assert_close(both, expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5, 6, 7), (1, 4, 1, 5, 5), (1, 4, 2, 9, 4)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_depthwise_convolution_equals_pytorch(shape, stride, kernel):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_()
+    weight = torch.randn(4, 1, *(kernel,) * 3, dtype=torch.float64, generator=generator)
+    weight.requires_grad_()
+    strides, padding = (1, stride, stride), (kernel // 2,) * 3
+    actual = depthwise_conv3d(x, weight, strides)
+    expected = nn.functional.conv3d(x, weight, None, strides, padding, groups=4)
+    torch.testing.assert_close(actual, expected)
+    grad = torch.randn(expected.shape, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, (x, weight), grad),
+        torch.autograd.grad(expected, (x, weight), grad),
+    )
+
+
+@pytest.mark.parametrize("variant", [{}, V1], ids=["v2", "v1"])
+def test_bf16_is_close_and_trains(variant):
+    torch.manual_seed(0)
+    model = VideoMViT(5, **THIN, **variant, frames=4, img_size=32, dropout=0.0)
+    clips = torch.randn(2, 3, 4, 32, 32)
+    expected = model(clips)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(clips)
+    assert (logits - expected).norm() <= 0.05 * expected.norm()
+    logits.float().square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("variant", [{}, V1], ids=["v2", "v1"])
+def test_exported_and_compiled_models_give_the_same_logits(variant):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    thin = dict(THIN, depths=(1, 1))
+    model = VideoMViT(5, **thin, **variant, frames=4, img_size=32).eval()
+    clips = torch.randn(1, 3, 4, 32, 32)
+    with torch.no_grad():
+        expected = model(clips)
+        program = torch.export.export(model, (clips,))
+        torch.testing.assert_close(program.module()(clips), expected, rtol=1e-4, atol=1e-5)
+    assert not any("mvit_det" in str(node.target) for node in program.graph.nodes)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(clips), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", [{}, V1], ids=["v2", "v1"])

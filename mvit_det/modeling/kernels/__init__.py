@@ -5,6 +5,7 @@ what is computed, and can be read without this package.
 """
 
 from .compiled import relative_positions, window_partition, window_unpartition
+from .depthwise import depthwise_conv3d
 from .dispatch import ATTENTION_KERNELS, attention, attention_kernel, use_attention_kernel
 from .execution import (
     custom_operators_enabled,
@@ -21,6 +22,7 @@ __all__ = [
     "attention_kernel",
     "blocked_mlp",
     "custom_operators_enabled",
+    "depthwise_conv3d",
     "in_autocast_dtype",
     "plain_operators",
     "position_terms",
