@@ -5,6 +5,8 @@ import torch
 from detectron2.engine import HookBase
 from torch import nn
 
+from mvit_det.checkpoint import Checkpointer
+from mvit_det.engine.ema import ModelEMA
 from mvit_det.engine.nonfinite import NonFiniteSteps
 from mvit_det.engine.trainer import Trainer
 from mvit_det.errors import CheckpointError
@@ -196,3 +198,47 @@ def test_overflows_of_loss_scaling_lower_the_scale_and_are_no_mistake(caplog):
     assert scales[-1] < 2.0**17
     assert not torch.equal(trainer.model.layer.weight, before)
     assert "skipped this step" not in caplog.text
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path):
+    """As written before runs had ids: optimizer state by parameter names, all tensors full."""
+
+    def make():
+        torch.manual_seed(0)
+        model = Regression()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        trainer = Trainer(model, [torch.ones(3, 4)] * 3, optimizer, device="cpu", seed=7)
+        ema = ModelEMA(model, 0.5, 2)
+        trainer.register_hooks([ema])
+        return trainer, ema
+
+    trainer, ema = make()
+    trainer.train(0, 2)
+    parameters = dict(trainer.model.named_parameters())
+    state = {name: trainer.optimizer.state[parameter] for name, parameter in parameters.items()}
+    assert set(state["layer.weight"]) == {"step", "exp_avg", "exp_avg_sq"}
+    content = {
+        "model": trainer.model.state_dict(),
+        "trainer": {
+            "iteration": 1,
+            "hooks": {"ModelEMA": {"updates": 2, "average": ema.average}},
+            "optimizer": state,
+            "grad_scaler": {},
+            "seed": 7,
+        },
+        "iteration": 1,
+        "class_names": ["thing"],
+    }
+    torch.save(content, tmp_path / "model_0000002.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
+
+    again, average = make()
+    nn.init.zeros_(again.model.layer.weight)
+    Checkpointer(again.model, tmp_path).resume_or_load("").restore(again)
+    assert again.iter == 1
+    for runner in (trainer, again):
+        runner.train(2, 3)
+    for actual, expected in zip(again.model.parameters(), trainer.model.parameters()):
+        assert torch.equal(actual, expected)
+    assert average.updates == ema.updates == 3
+    assert all(torch.equal(average.average[name], ema.average[name]) for name in ema.average)
