@@ -47,7 +47,7 @@ class ZooModel:
             1024 pixels counted here.
         flops: in 10^9 multiply-adds, for a COCO image (detectors) or 224 x 224 pixels; None where
             they were not published.
-        config: file of a detector, relative to `configs/`; '' for ImageNet models.
+        config: file relative to `configs/`.
         epochs: length of a detector's training.
         box_ap, mask_ap: of a detector on its validation set, in percent.
         size: letter of an ImageNet model; '' for detectors.
@@ -74,8 +74,8 @@ class ZooModel:
 
     @property
     def is_detector(self) -> bool:
-        """Whether this is a detector, which has a config."""
-        return bool(self.config)
+        """Whether this is a detector."""
+        return not self.size
 
 
 def _detector(
@@ -118,6 +118,7 @@ def _classifier(
         pretraining=pretraining,
         parameters=parameters,
         flops=flops,
+        config=f"ImageNet/mvitv2_{size}{'' if pretraining == 'IN1K' else '_in21k'}.py",
         size=size,
         num_classes=_NUM_CLASSES[pretraining],
         accuracy=accuracy,
@@ -190,13 +191,13 @@ def list_detectors() -> list[str]:
 
 
 def get_config(name: str) -> "DictConfig":
-    """Loads the config of a published detector.
+    """Loads the config of a published model.
 
-    Its `train.init_checkpoint` names the ImageNet weights that the training started from; the
-    weights of the detector itself are at the model's `url`.
+    For a detector, `train.init_checkpoint` names the ImageNet weights that the training started
+    from; the weights of the detector itself are at the model's `url`.
 
     Raises:
-        ConfigError: no published detector has this name.
+        ConfigError: no published model has this name.
     """
     # The rest of the module works without Detectron2.
     from detectron2.config import LazyConfig
@@ -205,18 +206,12 @@ def get_config(name: str) -> "DictConfig":
 
 
 def config_path(name: str) -> Path:
-    """The config file of a published detector.
+    """The config file of a published model.
 
     Raises:
-        ConfigError: no published detector has this name.
+        ConfigError: no published model has this name.
     """
-    model = _find(name)
-    if not model.is_detector:
-        raise ConfigError(
-            f"'{name}' is an ImageNet model and has no config; choose one of the detectors "
-            f"{', '.join(list_detectors())}"
-        )
-    return configs_folder() / model.config
+    return configs_folder() / _find(name).config
 
 
 def get_model(name: str, *, trained: bool = False) -> nn.Module:

@@ -69,8 +69,21 @@ def test_configs(name):
 def test_unknown_names():
     with pytest.raises(ConfigError, match="'mvitv2_x'.*mask_rcnn_mvitv2_t"):
         model_zoo.get_model("mvitv2_x")
-    with pytest.raises(ConfigError, match="'mvitv2_t_in1k'.*mask_rcnn_mvitv2_t"):
-        model_zoo.get_config("mvitv2_t_in1k")
+    with pytest.raises(ConfigError, match="'mvitv2_x'"):
+        model_zoo.get_config("mvitv2_x")
+
+
+@pytest.mark.parametrize(
+    "name", [model.name for model in model_zoo.MODELS.values() if not model.is_detector]
+)
+def test_imagenet_models_have_a_config_of_their_classifier(name):
+    published = model_zoo.MODELS[name]
+    config = model_zoo.get_config(name).model
+    assert config.num_classes == published.num_classes
+    with torch.device("meta"):
+        classifier = instantiate(config.classifier)
+    millions = sum(p.numel() for p in classifier.parameters()) / 1e6
+    assert millions == pytest.approx(published.parameters, rel=0.02)
 
 
 @pytest.fixture

@@ -172,7 +172,9 @@ def count_classes(tensors: Mapping[str, Tensor], name: str) -> int | None:
         return rows - 1  # the background
     if re.search(r"\.bbox_pred\.(weight|bias)$", name):
         return rows // 4
-    if re.search(r"mask_head\.predictor\.(weight|bias)$|(^|bottom_up\.)head\.(weight|bias)$", name):
+    if re.search(r"mask_head\.predictor\.(weight|bias)$", name):
+        return rows
+    if re.search(r"(^|bottom_up\.|classifier\.)head\.(weight|bias)$", name):
         return rows
     return None
 

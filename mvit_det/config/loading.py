@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 
 def find_config(config: str | Path, overrides: Sequence[str] = ()) -> tuple[DictConfig, str | None]:
-    """The config of a file or of a published detector.
+    """The config of a file or of a published model.
 
     Args:
-        config: path of a file, or name of a detector in `model_zoo`.
+        config: path of a file, or name of a model in `model_zoo`.
         overrides: as for `load_config`.
 
     Returns:
-        The config, and the URL of the weights of a published detector.
+        The config, and the URL of the weights of a published model.
 
     Raises:
         ConfigError: there is no such config, or it or an override cannot be used.
@@ -43,10 +43,10 @@ def find_config(config: str | Path, overrides: Sequence[str] = ()) -> tuple[Dict
 
 
 def config_file(config: str | Path) -> Path:
-    """The file of a config, given by its path or by the name of a published detector.
+    """The file of a config, given by its path or by the name of a published model.
 
     Raises:
-        ConfigError: there is no such file or detector.
+        ConfigError: there is no such file or model.
     """
     if str(config) in MODELS:
         return config_path(str(config))

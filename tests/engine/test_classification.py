@@ -143,3 +143,15 @@ def test_a_detector_starts_from_the_blocks_of_a_classifier(trained):
     assert len(names) > 20
     for name in names:
         assert torch.equal(filled[name], weights[f"classifier.{name}"]), name
+
+
+def test_weights_for_other_classes_get_a_new_head(folders, trained, tmp_path):
+    for name in ("blue", "red"):
+        for split in ("train", "val"):
+            (tmp_path / "two" / split).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "two" / split / name).symlink_to(folders / split / name)
+    weights = f"train.init_checkpoint={trained / 'model_final.pth'}"
+    printed = run(tmp_path / "two", tmp_path / "output", weights, "train.max_iter=1")
+    assert "are for other classes" in printed
+    state = load(tmp_path / "output")["model"]
+    assert len(state["classifier.head.weight"]) == 2
