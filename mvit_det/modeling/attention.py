@@ -226,8 +226,9 @@ class MultiScaleAttention(nn.Module):
         and the size of the pooled grid."""
         if isinstance(conv, nn.Identity):
             return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2), grid
-        token = norm(x[:, :1].unflatten(-1, (self.num_heads, -1)))
-        pooled = self._pool(x[:, 1:].unflatten(1, grid), conv, norm)
+        token, rest = x.split([1, x.shape[1] - 1], dim=1)
+        token = norm(token.unflatten(-1, (self.num_heads, -1)))
+        pooled = self._pool(rest.unflatten(1, grid), conv, norm)
         tokens = (token.transpose(1, 2), pooled.flatten(1, -3).transpose(1, 2))
         return torch.cat(tokens, dim=2), tuple(pooled.shape[1:-2])
 

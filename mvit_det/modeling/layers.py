@@ -83,8 +83,9 @@ class SkipPool(nn.Module):
             grid: as in `MultiScaleAttention.forward`; the class token stays as it is.
         """
         if grid is not None:
-            pooled = self._pool(x[:, 1:].unflatten(1, grid))
-            return torch.cat([x[:, :1], pooled.flatten(1, -2)], dim=1)
+            token, rest = x.split([1, x.shape[1] - 1], dim=1)
+            pooled = self._pool(rest.unflatten(1, grid))
+            return torch.cat([token, pooled.flatten(1, -2)], dim=1)
         if sizes is None:
             return self._pool(x)
         x = self._pool(fill_padding(x.clone(), sizes, torch.finfo(x.dtype).min))

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
+
+from ..position import sum_of_terms
 
 # Logits of one block, 4 MB in fp32: large enough for the matrix products, small enough for the
 # cache. Where there are many keys, the products need so many queries all the same.
@@ -29,14 +30,6 @@ def blocked_attention(
     return attention_operator(query_, key_, value_, terms, scale).view_as(query)
 
 
-def sum_of_terms(terms: Sequence[Tensor]) -> Tensor:
-    """E on the grid: terms (…, keys along an axis) to (…, keys), row by row."""
-    *others, total = terms
-    for term in reversed(others):
-        total = (term[..., :, None] + total[..., None, :]).flatten(-2)
-    return total
-
-
 def _blocks(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice]]:
     """Cuts (batch, queries) into blocks of about `BLOCK_LOGITS` logits: slices of both axes."""
     batch, queries, keys = *query.shape[:2], key.shape[1]
@@ -50,16 +43,26 @@ def _blocks(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice]]:
 def _attention_weights(query: Tensor, key: Tensor, terms: Sequence[Tensor], scale: float) -> Tensor:
     """softmax(scale · QKᵀ + E) of one block, (B, queries, keys)."""
     if terms:
-        logits = sum_of_terms(terms)
-        if before_grid := key.shape[1] - logits.shape[-1]:
-            logits = F.pad(logits, (before_grid, 0))
-        # A single term is the caller's own.
-        logits = logits.clone() if len(terms) == 1 and not before_grid else logits
+        logits = query.new_empty(*query.shape[:2], key.shape[1])
+        before_grid = key.shape[1] - math.prod(term.shape[-1] for term in terms)
+        logits[..., :before_grid] = 0
+        _write_sum_of_terms(terms, logits[..., before_grid:])
         logits.baddbmm_(query, key.transpose(1, 2), alpha=scale)
     else:
         logits = query.new_empty(*query.shape[:2], key.shape[1])
         logits.baddbmm_(query, key.transpose(1, 2), beta=0, alpha=scale)
     return torch.softmax(logits, dim=-1, out=logits)
+
+
+def _write_sum_of_terms(terms: Sequence[Tensor], output: Tensor) -> None:
+    """Writes E on the grid: terms (…, keys along an axis) into (…, keys), row by row."""
+    first, *others = terms
+    if not others:
+        output.copy_(first)
+        return
+    rest = sum_of_terms(others)
+    grid = output.unflatten(-1, (first.shape[-1], rest.shape[-1]))
+    torch.add(first[..., :, None], rest[..., None, :], out=grid)
 
 
 @torch.library.custom_op("mvit_det::blocked_attention", mutates_args=())
