@@ -31,3 +31,7 @@ class OutputError(MViTDetError):
 
 class DeviceError(MViTDetError):
     """A device that this machine does not have, or that cannot be used."""
+
+
+class ExportError(MViTDetError):
+    """A model that cannot be exported, or an exported file that cannot be run."""

@@ -1,0 +1,92 @@
+"""From an image to the canvas that an exported model takes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..data.images import read_image
+from ..errors import ImageError
+from .metadata import Metadata
+
+# An image: the path of its file, or (H, W, 3) uint8 RGB.
+Source = str | Path | np.ndarray
+
+
+def load_image(source: Source) -> np.ndarray:
+    """Returns an image as (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: the file cannot be read, or the array has another shape or type.
+    """
+    if isinstance(source, (str, Path)):
+        return read_image(source)
+    check_array(source)
+    return source
+
+
+def check_array(image: Any) -> None:
+    """Accepts arrays (H, W, 3) of uint8.
+
+    Raises:
+        ImageError: it is something else.
+    """
+    if not isinstance(image, np.ndarray):
+        raise ImageError(
+            f"a {type(image).__name__} is no image; pass a path, a NumPy array (height, width, 3) "
+            "of uint8, or a list of these"
+        )
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ImageError(
+            f"the array of an image must have the shape (height, width, 3), in RGB order, not "
+            f"{image.shape}"
+        )
+    if image.size == 0:
+        raise ImageError(f"the image is empty: its shape is {image.shape}")
+    if image.dtype != np.uint8:
+        raise ImageError(
+            f"the array of an image must be uint8 with values from 0 to 255, not {image.dtype}; "
+            "convert values from 0 to 1 with (255 * image).round().astype('uint8')"
+        )
+
+
+def fitted_size(height: int, width: int, metadata: Metadata) -> tuple[int, int]:
+    """Height and width to which an image is resized.
+
+    Where the canvas is large enough these are the numbers of Detectron2's `ResizeShortestEdge`;
+    elsewhere the largest ones, of the same shape, that it holds.
+    """
+    new_height, new_width = float(height), float(width)
+    if metadata.short_edge:
+        scale = metadata.short_edge / min(height, width)
+        new_height, new_width = scale * height, scale * width
+        longer = max(new_height, new_width)
+        if metadata.max_size and longer > metadata.max_size:
+            new_height *= metadata.max_size / longer
+            new_width *= metadata.max_size / longer
+    canvas_height, canvas_width = metadata.size
+    shrink = min(canvas_height / new_height, canvas_width / new_width, 1.0)
+    rounded = int(new_height * shrink + 0.5), int(new_width * shrink + 0.5)
+    return max(rounded[0], 1), max(rounded[1], 1)
+
+
+def letterbox(image: np.ndarray, metadata: Metadata) -> tuple[np.ndarray, np.ndarray]:
+    """Resizes an image and puts it into the upper left corner of the model's canvas.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        metadata: of the model.
+
+    Returns:
+        The canvas, (1, 3, height, width) uint8 in the model's channel order, and the height and
+        width of the image on it, (2,) int64.
+    """
+    height, width = fitted_size(image.shape[0], image.shape[1], metadata)
+    resized: Any = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(resized)
+    if metadata.channel_order == "BGR":
+        pixels = pixels[:, :, ::-1]
+    canvas = np.zeros((1, 3, *metadata.size), np.uint8)
+    canvas[0, :, :height, :width] = pixels.transpose(2, 0, 1)
+    return canvas, np.array([height, width], np.int64)

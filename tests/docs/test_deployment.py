@@ -1,0 +1,39 @@
+"""The commands of docs/deployment.md."""
+
+from pathlib import Path
+
+import pytest
+from detectron2.config import LazyConfig
+from PIL import Image
+
+from mvit_det.data.shapes import generate_shapes
+from tests.export.detectors import make_detector
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_deployment(run_page, tmp_path, capsys):
+    for library in ("onnxscript", "onnxruntime", "openvino", "nncf"):
+        pytest.importorskip(library)
+    demo = tmp_path / "output" / "demo"
+    config, weights = make_detector("mask_rcnn", demo)
+    weights.rename(demo / "model_final.pth")
+    LazyConfig.save(config, str(demo / "config.yaml"))
+    for split, count in (("train", 4), ("val", 3)):
+        generate_shapes(tmp_path / "datasets" / "shapes" / split, count, 128, seed=0)
+
+    _, exported, quantized, found, found_int8 = run_page("deployment.md", tmp_path)
+
+    assert "0 missing, 0 extra" in exported
+    assert "detector-int8.xml" in quantized
+    for printed, folder in ((found, "found"), (found_int8, "found_int8")):
+        assert "instances in" in printed
+        assert Image.open(tmp_path / folder / "000001.png").size == (128, 128)
+    assert Image.open(tmp_path / "drawn.png").size == (128, 128)
+    assert capsys.readouterr().out.splitlines()
+    sizes = [
+        (tmp_path / "deployed" / f"{name}.bin").stat().st_size
+        for name in ("detector-int8", "detector")
+    ]
+    assert sizes[0] < 0.5 * sizes[1]

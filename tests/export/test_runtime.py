@@ -1,0 +1,205 @@
+"""Predictors of exported files, with and without PyTorch."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.layers import paste_masks_in_image
+from PIL import Image
+from pycocotools import mask as mask_util
+
+from mvit_det.errors import ConfigError, ExportError, ImageError
+from mvit_det.export import export, prepare_detector
+from mvit_det.export.comparison import reference
+from mvit_det.runtime import Metadata, OnnxPredictor, OpenVinoPredictor, RuntimePredictor
+from mvit_det.runtime.masks import encode_mask, paste_masks
+from mvit_det.runtime.preprocessing import fitted_size, letterbox
+from tests.export.detectors import make_detector
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+ROOT = Path(__file__).resolve().parents[2]
+# All that a machine with an exported file needs.
+RUNTIME_LIBRARIES = ("onnxruntime", "openvino", "PIL", "cv2", "numpy")
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 427), (1, 300), (333, 500), (2000, 400)])
+def test_resizing_is_detectron2s_where_the_canvas_is_large_enough(size):
+    metadata = Metadata("detection", (1344, 1344), short_edge=800, max_size=1333)
+    resize = ResizeShortestEdge(800, 1333)
+    expected = resize.get_transform(np.zeros((*size, 3), np.uint8))
+    assert fitted_size(*size, metadata) == (expected.new_h, expected.new_w)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    canvas, fitted = letterbox(image, replace(metadata, channel_order="BGR"))
+    height, width = fitted
+    pixels = canvas[0, ::-1, :height, :width].transpose(1, 2, 0)
+    np.testing.assert_array_equal(pixels, expected.apply_image(image))
+    assert not canvas[:, :, height:].any()
+    assert not canvas[:, :, :, width:].any()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((480, 640), (96, 128)), ((640, 480), (96, 72)), ((10, 20), (10, 20))]
+)
+def test_images_keep_their_shape_in_a_small_canvas(size, expected):
+    assert fitted_size(*size, Metadata("detection", (96, 128))) == expected
+
+
+def test_masks_are_pasted_as_detectron2_does():
+    generator = np.random.default_rng(0)
+    masks = generator.random((20, 28, 28), np.float32)
+    corners = generator.random((20, 2, 2), np.float32) * [90, 60]
+    boxes = np.concatenate([corners.min(1), corners.max(1) + 1], axis=1).astype(np.float32)
+    expected = paste_masks_in_image(torch.tensor(masks), torch.tensor(boxes), (60, 90)).numpy()
+    found = paste_masks(masks, boxes, 60, 90)
+    assert expected.mean() > 0.02
+    assert (found != expected).mean() < 1e-4
+
+
+def test_run_lengths_are_those_of_pycocotools():
+    generator = np.random.default_rng(0)
+    smooth = np.add.outer(np.arange(300), np.arange(200)) % 70 < 20
+    masks = [generator.random((13, 7)) < 0.5, smooth, ~smooth, np.zeros((5, 5), bool)]
+    for mask in [*masks, np.ones((40, 50), bool)]:
+        expected = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
+        assert encode_mask(mask)["counts"] == expected["counts"].decode()
+
+
+@pytest.mark.parametrize("predictor_class", [OnnxPredictor, OpenVinoPredictor])
+def test_predictors_have_the_interface_of_predictor(
+    predictor_class, onnx_file, mask_rcnn, images, tmp_path
+):
+    predictor = predictor_class(onnx_file, score_threshold=0.3)
+    Image.fromarray(images[1]).save(tmp_path / "image.png")
+    first, second = predictor([tmp_path / "image.png", images[4]])
+    expected = reference(mask_rcnn.model, images[4], mask_rcnn.metadata)
+    certain = expected.scores > 0.3
+    assert 0 < certain.sum() < len(certain)
+    np.testing.assert_allclose(second.boxes, expected.boxes[certain], atol=0.05)
+    np.testing.assert_array_equal(second.classes, expected.classes[certain])
+    assert second.masks.shape == (len(second), 300, 400)
+    assert first.draw().shape == images[1].shape
+    assert (first.draw() != images[1]).any()
+    first.save(tmp_path / "drawn.jpg")
+    assert Image.open(tmp_path / "drawn.jpg").size == (90, 60)
+    first.save(tmp_path / "found.json", image_id=7)
+    results = json.loads((tmp_path / "found.json").read_text())
+    assert len(results) == len(first)
+    assert {result["image_id"] for result in results} == {7}
+    assert predictor.class_names[first.classes[0]] in ("ash", "elm", "fir", "oak", "yew")
+    for result, mask in zip(results, first.masks, strict=True):
+        np.testing.assert_array_equal(mask_util.decode(result["segmentation"]), mask)
+
+
+def test_an_image_goes_to_the_file_that_shrinks_it_least():
+    class Fixed:
+        def __init__(self, size):
+            self.metadata = Metadata("detection", size, short_edge=96, max_size=128)
+
+    landscape, portrait = Fixed((96, 128)), Fixed((128, 96))
+    predictor = RuntimePredictor([landscape, portrait])
+    assert predictor.session_for(np.zeros((300, 400, 3))) is landscape
+    assert predictor.session_for(np.zeros((400, 300, 3))) is portrait
+
+
+def test_bad_files_and_images_are_named(onnx_file, tmp_path):
+    predictor = OnnxPredictor(onnx_file)
+    with pytest.raises(ImageError, match="float64"):
+        predictor(np.zeros((4, 4, 3)))
+    with pytest.raises(ImageError, match=r"missing\.jpg"):
+        predictor(tmp_path / "missing.jpg")
+    with pytest.raises(ConfigError, match="0.01"):
+        OnnxPredictor(onnx_file, score_threshold=0.01)
+    with pytest.raises(ExportError, match=r"absent\.onnx"):
+        OnnxPredictor("absent.onnx")
+    with pytest.raises(ConfigError, match="fp8"):
+        OpenVinoPredictor(onnx_file, precision="fp8")
+    (tmp_path / "broken.onnx").write_bytes(b"\x00" * 100)
+    for predictor_class in (OnnxPredictor, OpenVinoPredictor):
+        with pytest.raises(ExportError, match=r"broken\.onnx"):
+            predictor_class(tmp_path / "broken.onnx")
+
+
+def test_files_without_metadata_are_named(onnx_file, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(onnx_file)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    for predictor_class in (OnnxPredictor, OpenVinoPredictor):
+        with pytest.raises(ExportError, match=r"tools/export\.py"):
+            predictor_class(tmp_path / "other.onnx")
+
+
+def test_backbones_are_no_detectors(onnx_file):
+    session = OnnxPredictor(onnx_file).sessions[0]
+    session.metadata = replace(session.metadata, task="features")
+    with pytest.raises(ExportError, match="features"):
+        RuntimePredictor([session])
+
+
+def without_torch(folder):
+    """Variables of an environment with the libraries of the runtime only."""
+    folder.mkdir()
+    for name in RUNTIME_LIBRARIES:
+        (package,) = importlib.util.find_spec(name).submodule_search_locations
+        (folder / name).symlink_to(package)
+    for libraries in Path(package).parent.glob("*.libs"):
+        (folder / libraries.name).symlink_to(libraries)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "PATH": os.environ["PATH"]}
+
+
+def test_runs_without_pytorch(onnx_file, images, tmp_path):
+    environment = without_torch(tmp_path / "packages")
+    Image.fromarray(images[4]).save(tmp_path / "image.png")
+    program = f"""
+import importlib.util, sys
+from mvit_det.runtime import OnnxPredictor, OpenVinoPredictor
+for name in ("torch", "torchvision", "detectron2", "pycocotools", "omegaconf"):
+    assert importlib.util.find_spec(name) is None, name
+for predictor_class in (OnnxPredictor, OpenVinoPredictor):
+    prediction = predictor_class("{onnx_file}")("{tmp_path}/image.png")
+    prediction.save("{tmp_path}/drawn.png")
+    print(len(prediction.to_coco()), *prediction.boxes[0])
+"""
+    # -S: without the packages of this environment.
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    expected = OnnxPredictor(onnx_file)(images[4])
+    for line in result.stdout.splitlines():
+        count, *box = map(float, line.split())
+        assert count == len(expected)
+        np.testing.assert_allclose(box, expected.boxes[0], atol=0.05)
+    assert len(result.stdout.splitlines()) == 2
+
+
+def test_importing_the_runtime_loads_no_pytorch():
+    program = "import sys, mvit_det.runtime; print({'torch', 'detectron2'} & {*sys.modules})"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert result.stdout == "set()\n"
+
+
+@pytest.mark.slow
+def test_a_file_for_each_orientation(tmp_path, images):
+    config, weights = make_detector("faster_rcnn", tmp_path)
+    for size in ((96, 128), (128, 96)):
+        export(prepare_detector(config, weights, size=size), tmp_path / f"{size[0]}.onnx", "onnx")
+    predictor = OnnxPredictor([tmp_path / "96.onnx", tmp_path / "128.onnx"])
+    assert all(len(prediction) for prediction in predictor(images))
