@@ -8,6 +8,7 @@ tools/benchmark.py --detector --what train           a whole Mask R-CNN
 tools/benchmark.py --checkpoint scale2,scale3        the cost and gain of checkpointing
 tools/benchmark.py --mask-padding                    the cost of masking the padding
 tools/benchmark.py --sweep                           from 256² to 2048² pixels, with a plot
+tools/benchmark.py --runtime                         PyTorch, ONNX Runtime and OpenVINO
 
 Both sides run by turns. The table shows medians and, in brackets, the minimum and the maximum of
 all repeats. The floor is the time that the floating-point operations of the forward pass would take
@@ -20,7 +21,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -37,8 +38,15 @@ from mvit_det.benchmarking import (
     draw,
     format_rows,
     preset,
+    provenance,
     sweep,
     time_per_pixel,
+)
+from mvit_det.benchmarking.runtimes import (
+    RUNTIMES,
+    RuntimeRow,
+    compare_runtimes,
+    format_runtimes,
 )
 from mvit_det.errors import MViTDetError
 
@@ -67,6 +75,15 @@ def parse_checkpoint(text: str) -> tuple[str, ...]:
     return names
 
 
+def parse_runtimes(text: str) -> tuple[str, ...]:
+    """Reads "pytorch,openvino bf16" or other runtimes."""
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in RUNTIMES:
+            raise argparse.ArgumentTypeError(f"'{name}' is none of {', '.join(RUNTIMES)}")
+    return names
+
+
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
@@ -86,6 +103,9 @@ def parse_arguments() -> argparse.Namespace:
         help="quick: minutes, the default without other options; full: more of it")  # fmt: skip
     sets.add_argument("--sweep", action="store_true",
         help="grow the image as far as memory allows, and draw a plot")  # fmt: skip
+    sets.add_argument("--runtime", type=parse_runtimes, nargs="?", const=RUNTIMES, metavar="NAMES",
+        help="inference on the CPU, of detector and backbone, in these runtimes, separated by "
+        f"commas; default: {','.join(RUNTIMES)}")  # fmt: skip
 
     add = parser.add_argument_group("a single case, also for --sweep").add_argument
     add("--image-size", type=int, nargs=2, action="append", metavar=("HEIGHT", "WIDTH"),
@@ -108,9 +128,14 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.preset and chosen:
         option = chosen[0].replace("_", "-")
         parser.error(f"argument --{option}: not allowed with argument --preset")
+    if arguments.runtime and {*chosen} - {"image_size"}:
+        option = next(name for name in chosen if name != "image_size").replace("_", "-")
+        parser.error(f"argument --{option}: not allowed with argument --runtime")
+    if arguments.runtime and arguments.device != "cpu":
+        parser.error("argument --runtime: measures on the CPU only")
     if arguments.repeats is not None and arguments.repeats < 1:
         parser.error(f"argument --repeats: must be positive, not {arguments.repeats}")
-    if not chosen and not arguments.sweep:
+    if not (chosen or arguments.sweep or arguments.runtime):
         arguments.preset = arguments.preset or "quick"
     return arguments
 
@@ -152,11 +177,36 @@ def measure(cases: list[Case], is_sweep: bool) -> Iterator[Row]:
         yield from compare(case)
 
 
+def measure_runtimes(arguments: argparse.Namespace) -> None:
+    """Measures runtimes, prints the table and writes it."""
+    rows: list[RuntimeRow] = []
+    for image_size in arguments.image_size or [(800, 1216)]:
+        print(f"Measuring {', '.join(arguments.runtime)} …", file=sys.stderr, flush=True)
+        rows += compare_runtimes(
+            arguments.size,
+            tuple(image_size),
+            runtimes=arguments.runtime,
+            repeats=arguments.repeats or 5,
+            threads=arguments.threads,
+        )
+    text = format_runtimes(rows)
+    print(text)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    content = {**provenance(sys.argv), "rows": [asdict(row) for row in rows]}
+    written = [arguments.output / f"runtimes.{extension}" for extension in ("json", "md")]
+    written[0].write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    written[1].write_text(text + "\n", encoding="utf-8")
+    print(f"\nWrote {' and '.join(map(str, written))}")
+
+
 def main() -> None:
     """Measures, prints the table and writes the files."""
     arguments = parse_arguments()
     if arguments.threads > 0:
         torch.set_num_threads(arguments.threads)
+    if arguments.runtime:
+        measure_runtimes(arguments)
+        return
     rows = list(measure(make_cases(arguments), arguments.sweep))
     rows += time_per_pixel(rows)
     text = format_rows(rows)

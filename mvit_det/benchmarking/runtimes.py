@@ -1,0 +1,215 @@
+"""Inference of one detector in PyTorch, ONNX Runtime and OpenVINO, side by side on the CPU."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from torch import nn
+
+from ..export import Exportable, export, prepare_detector
+from ..export.exporting import save_openvino
+from ..export.quantization import quantize
+from ..model_zoo import get_config
+from ..runtime import OnnxPredictor, OpenVinoPredictor
+from ..runtime.preprocessing import letterbox
+from ..runtime.sessions import OnnxSession, OpenVinoSession, import_extra
+from .report import format_seconds, format_table
+
+PYTORCH = ("pytorch", "pytorch compiled", "pytorch bf16")
+OPENVINO = ("openvino", "openvino bf16", "openvino int8")
+RUNTIMES = (*PYTORCH, "onnxruntime", *OPENVINO)
+PARTS = ("detector", "backbone")
+# Images for int8's calibration; enough for times, which do not depend on the ranges.
+CALIBRATION = 2
+
+Run = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class RuntimeRow:
+    """Times of one runtime.
+
+    Attributes:
+        part: "detector" or "backbone".
+        runtime: one of `RUNTIMES`.
+        latencies: seconds for one image, of all repeats.
+        throughput: images per second with as many requests at a time as the runtime prefers;
+            None where that is one.
+    """
+
+    part: str
+    runtime: str
+    latencies: tuple[float, ...]
+    throughput: float | None = None
+
+
+def compare_runtimes(
+    size: str,
+    image_size: tuple[int, int],
+    *,
+    parts: Sequence[str] = PARTS,
+    runtimes: Sequence[str] = RUNTIMES,
+    repeats: int = 5,
+    threads: int = 0,
+) -> Iterator[RuntimeRow]:
+    """Measures runtimes by turns, on one image as large as the canvas.
+
+    A detector gets weights with which it finds as many instances as it may return, and its time
+    includes pasting their masks.
+
+    Args:
+        size: of the model, "t" to "h".
+        image_size: height and width in pixels.
+        parts: some of `PARTS`.
+        runtimes: some of `RUNTIMES`.
+        repeats: of each runtime.
+        threads: of each runtime; 0 leaves the choice to them.
+
+    Yields:
+        A row for each part and runtime.
+    """
+    image = np.random.default_rng(0).integers(0, 256, (*image_size, 3)).astype(np.uint8)
+    for part in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            exportable = _prepare(size, image_size, part, Path(folder))
+            runs = {
+                name: _make_run(name, exportable, image, threads, Path(folder)) for name in runtimes
+            }
+            latencies: dict[str, list[float]] = {name: [] for name in runs}
+            for run in runs.values():
+                run()
+            for _ in range(repeats):
+                for name, run in runs.items():
+                    start = time.perf_counter()
+                    run()
+                    latencies[name].append(time.perf_counter() - start)
+            del runs
+            for name in runtimes:
+                throughput = None
+                if name in OPENVINO:
+                    path = _path(name, exportable, image, Path(folder))
+                    throughput = _throughput(path, name, image, threads, repeats)
+                yield RuntimeRow(part, name, tuple(latencies[name]), throughput)
+
+
+def format_runtimes(rows: Iterable[RuntimeRow]) -> str:
+    """Formats a Markdown table; speed-ups are over PyTorch in the same type."""
+    rows = list(rows)
+    medians = {(row.part, row.runtime): median(row.latencies) for row in rows}
+    lines = []
+    for row in rows:
+        base = "pytorch bf16" if row.runtime.endswith("bf16") else "pytorch"
+        of_pytorch = medians.get((row.part, base))
+        lines.append(
+            [
+                row.part,
+                row.runtime,
+                format_seconds(row.latencies),
+                f"{of_pytorch / median(row.latencies):.2f}×" if of_pytorch else "",
+                "" if row.throughput is None else f"{row.throughput:.2f}",
+            ]
+        )
+    header = ["of", "runtime", "latency", "speed-up", "images/s in streams"]
+    return format_table(header, lines)
+
+
+def _prepare(size: str, image_size: tuple[int, int], part: str, folder: Path) -> Exportable:
+    name = f"mask_rcnn_mvitv2_{size}"
+    torch.manual_seed(0)
+    model: Any = instantiate(get_config(name).model)
+    # Certain of most regions, so that there are more instances than may be returned.
+    model.roi_heads.box_predictor.cls_score.weight.data.mul_(100)
+    torch.save({"model": model.state_dict()}, folder / "weights.pth")
+    return prepare_detector(name, folder / "weights.pth", size=image_size, part=part)
+
+
+def _path(name: str, exportable: Exportable, image: np.ndarray, folder: Path) -> Path:
+    """The exported file for a runtime, which is written when it is first needed."""
+    file_format = "onnx" if name == "onnxruntime" else "openvino"
+    path = folder / ("model.onnx" if file_format == "onnx" else "model.xml")
+    if not path.exists():
+        export(exportable, path, file_format)
+    if name != "openvino int8":
+        return path
+    quantized_path = folder / "int8.xml"
+    if not quantized_path.exists():
+        quantized, metadata = quantize(path, [image] * CALIBRATION)
+        save_openvino(quantized, replace(metadata, precision="int8"), quantized_path)
+    return quantized_path
+
+
+def _make_run(
+    name: str, exportable: Exportable, image: np.ndarray, threads: int, folder: Path
+) -> Run:
+    if name in PYTORCH:
+        return _pytorch_run(name, exportable, image)
+    path = _path(name, exportable, image, folder)
+    options: dict[str, Any] = {"threads": threads}
+    if name in OPENVINO:
+        # Layers that are not in int8 run in bf16 where the processor can.
+        options["precision"] = "fp32" if name == "openvino" else "bf16"
+    if exportable.metadata.task == "detection":
+        predictor_class = OpenVinoPredictor if name in OPENVINO else OnnxPredictor
+        predictor = predictor_class(path, **options)
+        return lambda: predictor(image)
+    session = (OpenVinoSession if name in OPENVINO else OnnxSession)(path, **options)
+    inputs = letterbox(image, exportable.metadata)
+    return lambda: session.run(*inputs)
+
+
+def _pytorch_run(name: str, exportable: Exportable, image: np.ndarray) -> Run:
+    model: Any = exportable.model
+    graph: Any = exportable.graph
+    canvas = torch.from_numpy(letterbox(image, exportable.metadata)[0])
+    is_detector = exportable.metadata.task == "detection"
+    backbone: nn.Module = model.backbone if is_detector else model
+    compiled = torch.compile(backbone) if name == "pytorch compiled" else backbone
+
+    @contextmanager
+    def using_backbone() -> Iterator[None]:
+        if is_detector:
+            model.backbone = compiled
+        try:
+            yield
+        finally:
+            if is_detector:
+                model.backbone = backbone
+
+    @torch.inference_mode()
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=name == "pytorch bf16"):
+            if is_detector:
+                with using_backbone():
+                    model([{"image": canvas[0]}])
+            else:
+                compiled((canvas - graph.pixel_mean) / graph.pixel_std)
+
+    return run
+
+
+def _throughput(path: Path, name: str, image: np.ndarray, threads: int, repeats: int) -> float:
+    """Images per second in as many parallel streams as OpenVINO chooses."""
+    openvino = import_extra("openvino", "openvino")
+    precision = "fp32" if name == "openvino" else "bf16"
+    session = OpenVinoSession(
+        path, precision=precision, threads=threads, options={"PERFORMANCE_HINT": "THROUGHPUT"}
+    )
+    inputs = list(letterbox(image, session.metadata))
+    queue = openvino.AsyncInferQueue(session.compiled)
+    for _ in range(len(queue)):
+        queue.start_async(inputs)
+    queue.wait_all()
+    count = max(2 * len(queue), repeats)
+    start = time.perf_counter()
+    for _ in range(count):
+        queue.start_async(inputs)
+    queue.wait_all()
+    return count / (time.perf_counter() - start)
