@@ -12,7 +12,7 @@ LAYERS = (
     {"drawing", "plugin"},
     {"modeling"},
     {"backbone", "checkpoint", "data", "evaluation", "model_zoo", "optimization", "plotting"}
-    | {"detection", "visualization"},
+    | {"acceleration", "detection", "visualization"},
     {"config"},
     {"prediction", "runtime"},
     {"engine", "export"},

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
+from ..acceleration import accelerate
 from ..checkpoint import Checkpointer, check_class_names, fill_model, read_weights
 from ..checkpoint.files import disk_error
 from ..config.loading import prepare_output_dir
@@ -164,6 +165,7 @@ def evaluate_checkpoint(
     weights = read_weights(path, trust=trust_checkpoint)
     check_class_names(weights.metadata, evaluation.class_names, path)
     fill_model(model, weights, path)
+    accelerate(model)
     return evaluation(model)
 
 

@@ -1,0 +1,68 @@
+"""Detectors on the CPU: the same numbers, in several threads and another layout."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.layers import ROIAlign
+
+from mvit_det.acceleration import ThreadedROIAlign, accelerate
+from tests.export.detectors import make_detector
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def regions(count):
+    corners = torch.rand(count, 2, 2) * 100
+    images = torch.randint(0, 2, (count, 1)).float()
+    return torch.cat([images, corners.amin(1), corners.amax(1)], dim=1)
+
+
+@pytest.mark.parametrize("count", [0, 5, 61])
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_threads_pool_the_same_numbers(count, ratio, two_threads):
+    torch.manual_seed(0)
+    layer = ROIAlign(7, spatial_scale=0.25, sampling_ratio=ratio, aligned=True)
+    boxes = regions(count)
+    inputs = [torch.randn(2, 4, 25, 30, requires_grad=True) for _ in range(2)]
+    inputs[1].data.copy_(inputs[0].data)
+    outputs = [pool(x, boxes) for pool, x in zip((layer, ThreadedROIAlign(layer)), inputs)]
+    assert torch.equal(*outputs)
+    for output in outputs:
+        (output * torch.linspace(0, 1, 7)).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+
+
+def test_autocast_reaches_the_threads(two_threads):
+    torch.manual_seed(0)
+    layer = ROIAlign(7, spatial_scale=0.25, sampling_ratio=0, aligned=True)
+    features, boxes = torch.randn(2, 4, 25, 30).bfloat16(), regions(61)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = layer(features, boxes), ThreadedROIAlign(layer)(features, boxes)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+
+
+def test_detectors_find_the_same(tmp_path, two_threads):
+    config, weights = make_detector("mask_rcnn", tmp_path)
+    model = instantiate(config.model).eval()
+    model.load_state_dict(torch.load(weights)["model"])
+    accelerated = copy.deepcopy(model)
+    for _ in range(2):
+        accelerate(accelerated)
+    assert accelerated.state_dict().keys() == model.state_dict().keys()
+    image = {"image": torch.randint(0, 256, (3, 96, 128))}
+    with torch.no_grad():
+        (expected,), (found,) = model([image]), accelerated([image])
+    expected, found = expected["instances"], found["instances"]
+    assert len(expected) > 20
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(found.scores, expected.scores)
+    assert (found.pred_masks != expected.pred_masks).float().mean() < 1e-4
