@@ -17,7 +17,8 @@ from ..checkpoint import fill_model, read_weights
 from ..config import choose_device, find_config
 from ..data.images import read_image
 from ..errors import CheckpointError, ConfigError
-from .predictor import Source, Sources, check_array
+from ..runtime.preprocessing import check_array
+from .predictor import Source, Sources
 
 IMAGENET_CLASSES = 1000
 
