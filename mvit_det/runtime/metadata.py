@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import ExportError
 
 KEY = "mvit_det"
-TASKS = ("detection", "features", "classification")
+TASKS = ("detection", "features")
 
 
 @dataclass(frozen=True)
