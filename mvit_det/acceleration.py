@@ -76,7 +76,9 @@ class ThreadedROIAlign(nn.Module):
         Returns:
             (R, C, *output_size).
         """
-        # Autocast is off in other threads; torchvision pools in fp32 under it.
+        # Autocast is off in other threads; torchvision pools in fp32 under it. Detectron2 rounds
+        # regions to the type of the features before.
+        regions = regions.to(features.dtype)
         autocast = torch.is_autocast_enabled("cpu")
         size = (
             (self.output_size, self.output_size)
@@ -85,7 +87,7 @@ class ThreadedROIAlign(nn.Module):
         )
         pooled: Tensor = _RoIAlign.apply(
             features.float() if autocast else features,
-            regions.to(torch.float32 if autocast else features.dtype),
+            regions.float() if autocast else regions,
             (self.spatial_scale, *size, self.sampling_ratio, self.aligned),
         )
         return pooled.to(features.dtype)

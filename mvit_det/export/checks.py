@@ -14,6 +14,7 @@ from detectron2.modeling.roi_heads import (
 )
 from torch import nn
 
+from ..acceleration import ThreadedROIAlign
 from ..errors import ExportError
 
 SUPPORTED = "Mask, Faster and Cascade R-CNN and RetinaNet"
@@ -54,7 +55,7 @@ def check_detector(model: nn.Module, size: tuple[int, int]) -> None:
         if pooler is None:
             raise ExportError("model.roi_heads.mask_pooler is missing; export a model that has one")
         for layer in pooler.level_poolers:
-            _check_type("a layer of a pooler", layer, ROIAlign)
+            _check_type("a layer of a pooler", layer, ROIAlign, ThreadedROIAlign)
 
 
 def check_backbone(model: Any, size: tuple[int, int]) -> None:
