@@ -1,4 +1,8 @@
-"""Image grids: predictions beside ground truth, and the annotations of a dataset."""
+"""Image grids: predictions beside ground truth, and the annotations of a dataset.
+
+Home-made because torchvision.utils has neither anti-aliased outlines nor captions on a background,
+and pads images to one size instead of scaling them.
+"""
 
 import os
 from collections import defaultdict
@@ -15,10 +19,9 @@ from pycocotools import mask as mask_util
 from .data.images import read_image
 from .drawing import INK, PAPER, draw_captioned
 
-PANEL_SIDES = (320, 640)  # least and most pixels of an image's longer side on a grid
+PANEL_SIDES = (320, 640)  # limits of an image's longer side on a grid, in pixels
 GAP = 12  # pixels between the panels of a grid
 CAPTION_HEIGHT = 28
-TITLES = ("ground truth", "prediction")
 
 
 def prediction_grid(
@@ -30,18 +33,18 @@ def prediction_grid(
     """Draws ground truth and, to its right, predictions for images of a registered dataset.
 
     Args:
-        dataset_name: a dataset in Detectron2's catalog; the images are spread evenly over it.
-        predictions: COCO's result format, as in ``coco_instances_results.json``: one dict per
-            instance with ``image_id``, ``category_id`` of the dataset, ``bbox`` (x, y, width,
-            height), ``score`` and perhaps ``segmentation`` as run-length encoding.
-        num_images: how many images to show, if there are as many; at least 1.
-        score_threshold: predictions with a lower score are left out.
+        dataset_name: a dataset in Detectron2's catalogue; the images are spread evenly over it.
+        predictions: in COCO's result format, as `COCOEvaluator.predictions`: one dict per instance
+            with `image_id`, `category_id` of the dataset, `bbox` (x, y, width, height), `score`
+            and perhaps `segmentation` as run-length encoding.
+        num_images: number of images to show, if there are as many; at least 1.
+        score_threshold: predictions with a lower score are hidden.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: ``num_images`` is less than 1 or the dataset is empty.
+        ValueError: `num_images` is less than 1 or the dataset is empty.
     """
     if num_images < 1:
         raise ValueError(f"num_images is {num_images}; it must be at least 1")
@@ -49,37 +52,27 @@ def prediction_grid(
     if not records:
         raise ValueError(f"dataset '{dataset_name}' has no images")
     metadata = MetadataCatalog.get(dataset_name)
-    to_label = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-    predictions_of_image = defaultdict(list)
-    for prediction in predictions:
-        if prediction["score"] >= score_threshold:
-            predictions_of_image[prediction["image_id"]].append(prediction)
+    to_class = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    predicted = defaultdict(list)
+    for each in predictions:
+        if each["score"] >= score_threshold:
+            label = to_class.get(each["category_id"], each["category_id"])
+            instance = {**each, "category_id": label, "bbox_mode": BoxMode.XYWH_ABS}
+            predicted[each["image_id"]].append(instance)
 
-    chosen = np.linspace(0, len(records) - 1, min(num_images, len(records))).round().astype(int)
-    shown = [records[index] for index in chosen]
-    panel_side = max(max(record["height"], record["width"]) for record in shown)
-    panel_side = min(max(panel_side, PANEL_SIDES[0]), PANEL_SIDES[1])
-    pairs = []
-    for record in shown:
-        image = read_image(record["file_name"])
-        truth = [
-            _Drawable(annotation, annotation["category_id"], annotation["bbox_mode"])
-            for annotation in record["annotations"]
-        ]
-        predicted = [
-            _Drawable(
-                prediction,
-                to_label.get(prediction["category_id"], prediction["category_id"]),
-                BoxMode.XYWH_ABS,
-            )
-            for prediction in predictions_of_image[record["image_id"]]
-        ]
-        left, right = (
-            _panel(image, drawables, metadata.thing_classes, panel_side)
-            for drawables in (truth, predicted)
-        )
-        pairs.append((left, right))
-    return _arrange(pairs, panel_side)
+    shown = _spread(records, num_images)
+    images = [read_image(record["file_name"]) for record in shown]
+    side = int(np.clip(max(max(image.shape[:2]) for image in images), *PANEL_SIDES))
+    panels = [
+        _panel(image, instances, metadata.thing_classes, side)
+        for record, image in zip(shown, images)
+        for instances in (record["annotations"], predicted[record["image_id"]])
+    ]
+    columns = 2 * min(2, len(shown))
+    titles = ["ground truth", "prediction"] * (columns // 2)
+    # Pairs stand further apart than the panels of a pair.
+    lefts = [2 * GAP + column * (side + GAP) + column // 2 * GAP for column in range(columns)]
+    return _arrange(panels, titles, lefts, side, right=2 * GAP)
 
 
 def save_prediction_grid(
@@ -89,7 +82,7 @@ def save_prediction_grid(
     num_images: int = 12,
     score_threshold: float = 0.5,
 ) -> None:
-    """Writes :func:`prediction_grid` to ``path``, whose ending (.png, .jpg) gives the format."""
+    """Writes `prediction_grid` to a path, whose extension (.png, .jpg) gives the format."""
     grid = prediction_grid(dataset_name, predictions, num_images, score_threshold)
     Image.fromarray(grid).save(path)
 
@@ -102,7 +95,7 @@ def contact_grid(
     Args:
         records: in Detectron2's format; at least one.
         class_names: one name per class.
-        num_images: how many images to show, if there are as many; at least 1.
+        num_images: number of images to show, if there are as many; at least 1.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -110,127 +103,102 @@ def contact_grid(
     Raises:
         ImageError: an image cannot be read.
     """
-    chosen = np.linspace(0, len(records) - 1, min(num_images, len(records))).round().astype(int)
-    panels = []
-    for record in (records[index] for index in chosen):
-        drawables = [
-            _Drawable(annotation, annotation["category_id"], annotation["bbox_mode"])
-            for annotation in record["annotations"]
-        ]
-        image = read_image(record["file_name"])
-        panels.append(_panel(image, drawables, class_names, PANEL_SIDES[0]))
-    titles = [os.path.basename(records[index]["file_name"]) for index in chosen]
-    return _arrange_titled(panels, titles, PANEL_SIDES[0], columns=min(4, len(panels)))
+    shown, side = _spread(records, num_images), PANEL_SIDES[0]
+    panels = [
+        _panel(read_image(record["file_name"]), record["annotations"], class_names, side)
+        for record in shown
+    ]
+    titles = [os.path.basename(record["file_name"]) for record in shown]
+    lefts = [GAP + column * (side + GAP) for column in range(min(4, len(shown)))]
+    return _arrange(panels, titles, lefts, side, right=GAP)
 
 
-class _Drawable:
-    """An annotation of a dataset or a prediction, with what drawing needs.
-
-    ``box`` is (4,) x0, y0, x1, y1 in pixels; ``segmentation`` polygons, RLE or None.
-    """
-
-    def __init__(self, source: Mapping[str, Any], label: int, box_mode: BoxMode) -> None:
-        self.label = label
-        self.box = np.array(BoxMode.convert(list(source["bbox"]), box_mode, BoxMode.XYXY_ABS))
-        self.segmentation = source.get("segmentation")
-        self.score = source.get("score")
-        self.is_crowd = bool(source.get("iscrowd", 0))
-
-    def mask(self, height: int, width: int) -> np.ndarray:
-        """(H, W) bool; all False without a segmentation."""
-        if not self.segmentation:
-            return np.zeros((height, width), bool)
-        encoded = self.segmentation
-        if isinstance(encoded, list):
-            encoded = mask_util.merge(mask_util.frPyObjects(encoded, height, width))
-        return mask_util.decode(encoded).astype(bool)
-
-    def caption(self, class_names: Sequence[str]) -> str:
-        """Class name with the score or the remark that this is a crowd."""
-        name = class_names[self.label]
-        if self.score is not None:
-            return f"{name} {self.score:.2f}"
-        return f"{name} (crowd)" if self.is_crowd else name
+def _spread(records: Sequence[Any], count: int) -> list[Any]:
+    """Up to `count` records, spread evenly."""
+    chosen = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
+    return [records[index] for index in chosen]
 
 
 def _panel(
-    image: np.ndarray, drawables: Sequence[_Drawable], class_names: Sequence[str], side: int
+    image: np.ndarray,
+    instances: Sequence[Mapping[str, Any]],
+    class_names: Sequence[str],
+    side: int,
 ) -> np.ndarray:
-    """``image`` (H, W, 3) with ``drawables``, scaled so that its longer side is ``side``."""
+    """An image (H, W, 3) with its instances, scaled so that the longer side is `side`.
+
+    Instances are annotations in Detectron2's format, with a `score` if they are predicted.
+    """
     height, width = image.shape[:2]
     scale = side / max(height, width)
-    panel_size = max(round(width * scale), 1), max(round(height * scale), 1)
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
     interpolation = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
 
-    def panel_mask(drawable: _Drawable) -> np.ndarray:
-        coverage: np.ndarray = drawable.mask(height, width).astype(np.float32)
-        coverage = cv2.resize(coverage, panel_size, interpolation=interpolation)
+    def scaled_mask(encoded: Any) -> np.ndarray:
+        if not encoded:
+            return np.zeros(size[::-1], bool)
+        if isinstance(encoded, list):
+            encoded = mask_util.merge(mask_util.frPyObjects(encoded, height, width))
+        coverage = mask_util.decode(encoded).astype(np.float32)
+        coverage = cv2.resize(coverage, size, interpolation=interpolation)
         if scale > 1:  # hides the pixel steps of small images
             coverage = cv2.GaussianBlur(coverage, (0, 0), sigmaX=0.5 * scale)
         return coverage > 0.5
 
-    masks = [panel_mask(drawable) for drawable in drawables]
+    def caption(instance: Mapping[str, Any]) -> str:
+        name = class_names[instance["category_id"]]
+        if "score" in instance:
+            return f"{name} {instance['score']:.2f}"
+        return f"{name} (crowd)" if instance.get("iscrowd") else name
+
+    boxes = [
+        BoxMode.convert(list(each["bbox"]), each["bbox_mode"], BoxMode.XYXY_ABS)
+        for each in instances
+    ]
     return draw_captioned(
-        cv2.resize(image, panel_size, interpolation=interpolation),
-        np.array([drawable.box * scale for drawable in drawables]).reshape(-1, 4),
-        np.array(masks).reshape(-1, panel_size[1], panel_size[0]),
-        [drawable.label for drawable in drawables],
-        [drawable.caption(class_names) for drawable in drawables],
+        cv2.resize(image, size, interpolation=interpolation),
+        np.array(boxes).reshape(-1, 4) * scale,
+        [scaled_mask(each.get("segmentation")) for each in instances],
+        [each["category_id"] for each in instances],
+        [caption(each) for each in instances],
     )
 
 
-def _arrange(pairs: Sequence[tuple[np.ndarray, np.ndarray]], panel_side: int) -> np.ndarray:
-    """Puts pairs of panels on white paper, two pairs to a row, with a caption over each column.
-
-    ``panel_side`` bounds the height and width of the panels.
-    """
-    pairs_per_row = min(2, len(pairs))
-    rows = [pairs[start : start + pairs_per_row] for start in range(0, len(pairs), pairs_per_row)]
-    row_heights = [max(panel.shape[0] for pair in row for panel in pair) for row in rows]
-    pair_width = 2 * panel_side + GAP
-    grid_width = pairs_per_row * pair_width + (pairs_per_row + 1) * 2 * GAP
-    grid_height = CAPTION_HEIGHT + sum(row_heights) + (len(rows) + 1) * GAP
-    grid = Image.new("RGB", (grid_width, grid_height), PAPER)
-    pen = ImageDraw.Draw(grid)
-    font = ImageFont.load_default(16)
-    top = GAP
-    for row_number, row in enumerate(rows):
-        for pair_number, pair in enumerate(row):
-            for side, (panel, title) in enumerate(zip(pair, TITLES, strict=True)):
-                left = 2 * GAP + pair_number * (pair_width + 2 * GAP) + side * (panel_side + GAP)
-                if row_number == 0:
-                    centre = (left + panel_side / 2, GAP + CAPTION_HEIGHT / 2)
-                    pen.text(centre, title, font=font, fill=INK, anchor="mm")
-                x = left + (panel_side - panel.shape[1]) // 2
-                y = top + CAPTION_HEIGHT + (row_heights[row_number] - panel.shape[0]) // 2
-                grid.paste(Image.fromarray(panel), (x, y))
-        top += row_heights[row_number] + GAP
-    return np.asarray(grid)
-
-
-def _arrange_titled(
-    panels: Sequence[np.ndarray], titles: Sequence[str], panel_side: int, columns: int
+def _arrange(
+    panels: Sequence[np.ndarray],
+    titles: Sequence[str],
+    lefts: Sequence[int],
+    side: int,
+    right: int,
 ) -> np.ndarray:
-    """Puts panels on white paper, a number of them to a row, each with its title above it.
+    """Puts panels on white paper, one per entry of `lefts` to a row.
 
-    ``panel_side`` bounds the height and width of the panels. Long titles lose their beginning.
+    Args:
+        panels: of at most `side` × `side` pixels.
+        titles: one per panel, or of the first row alone. Long ones lose their beginning.
+        lefts: x of each column.
+        side: width of the columns.
+        right: margin on the right.
     """
-    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    row_heights = [CAPTION_HEIGHT + max(panel.shape[0] for panel in row) for row in rows]
-    width = columns * (panel_side + GAP) + GAP
-    grid = Image.new("RGB", (width, sum(row_heights) + (len(rows) + 1) * GAP), PAPER)
+    count = len(lefts)
+    rows = [panels[start : start + count] for start in range(0, len(panels), count)]
+    heights = [max(panel.shape[0] for panel in row) for row in rows]
+    titled_rows = -(-len(titles) // count)
+    height = sum(heights) + titled_rows * CAPTION_HEIGHT + (len(rows) + 1) * GAP
+    grid = Image.new("RGB", (lefts[-1] + side + right, height), PAPER)
     pen = ImageDraw.Draw(grid)
-    font = ImageFont.load_default(14)
+    font = ImageFont.load_default(15)
     top = GAP
-    for row_number, row in enumerate(rows):
-        for column, panel in enumerate(row):
-            left = GAP + column * (panel_side + GAP)
-            title = titles[row_number * columns + column]
-            while pen.textlength(title, font=font) > panel_side:
-                title = "…" + title.removeprefix("…")[1:]
-            centre = (left + panel_side / 2, top + CAPTION_HEIGHT / 2)
-            pen.text(centre, title, font=font, fill=INK, anchor="mm")
-            x = left + (panel_side - panel.shape[1]) // 2
-            grid.paste(Image.fromarray(panel), (x, top + CAPTION_HEIGHT))
-        top += row_heights[row_number] + GAP
+    for number, (row, row_height) in enumerate(zip(rows, heights)):
+        if number < titled_rows:
+            for left, title in zip(lefts, titles[number * count :]):
+                while pen.textlength(title, font=font) > side:
+                    title = "…" + title.removeprefix("…")[1:]
+                centre = (left + side / 2, top + CAPTION_HEIGHT / 2)
+                pen.text(centre, title, font=font, fill=INK, anchor="mm")
+            top += CAPTION_HEIGHT
+        for left, panel in zip(lefts, row):
+            x, y = left + (side - panel.shape[1]) // 2, top + (row_height - panel.shape[0]) // 2
+            grid.paste(Image.fromarray(panel), (x, y))
+        top += row_height + GAP
     return np.asarray(grid)
