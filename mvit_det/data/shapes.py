@@ -1,9 +1,9 @@
-"""The generated ``shapes`` dataset: COCO-style instance annotations without a download.
+"""The generated `shapes` datasets: images and annotations for the quick start, without a download.
 
-:func:`generate_shapes` writes images and annotations and needs NumPy and OpenCV only.
-:func:`register_shapes` makes ``shapes_train`` and ``shapes_val`` known to Detectron2, which
-generates them when they are first used, and the same images for panoptic segmentation and in
-LVIS's format.
+`generate_shapes` writes images and annotations in COCO's format. `register_shapes` makes
+`shapes_train` and `shapes_val` known to Detectron2, which generates them on first use, and two more
+views of the same images: `shapes_panoptic_…` with semantic maps, and `shapes_lvis_…` in LVIS's
+format.
 """
 
 import contextlib
@@ -12,30 +12,40 @@ import json
 import logging
 import os
 import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from pycocotools import mask as mask_util
 
 from .coco import load_coco_records
-from .shape_scene import CATEGORIES, SceneObject, draw_scene
-from .shape_views import IGNORED, STUFF_CLASSES, write_lvis, write_semantic_maps
+from .shape_scene import CATEGORIES, SURFACES, SceneObject, draw_scene
 
 logger = logging.getLogger(__name__)
 
-ANNOTATIONS_FILE = "annotations.json"
-IMAGES_FOLDER = "images"
-DESCRIPTION = "Generated images of textured, overlapping shapes"
-
 # Number of images and seed of each registered dataset. Different seeds share no image.
 SPLITS = {"shapes_train": (1000, 0), "shapes_val": (200, 1)}
-SPLIT_SIZE = 128
-# What else is registered of each: "shapes_panoptic_train" and so on.
-VIEWS = ("panoptic", "lvis")
+SPLIT_SIZE = 128  # pixels
+# Classes of the semantic maps: 0 on shapes, else that of the background's surface.
+STUFF_CLASSES = ("things", *SURFACES)
 GENERATED = frozenset(
-    [*SPLITS, *(name.replace("shapes_", f"shapes_{view}_") for name in SPLITS for view in VIEWS)]
+    name.replace("shapes_", f"shapes_{view}")
+    for name in SPLITS
+    for view in ("", "panoptic_", "lvis_")
 )
+
+_DESCRIPTION = "Generated images of textured, overlapping shapes"
+_LIMITS = {
+    "num_images": (1, 999_999),
+    "height": (64, 2048),
+    "width": (64, 2048),
+    "seed": (0, 2**63 - 1),
+    "max_shapes": (1, 50),
+    "crowd_fraction": (0, 1),
+}
 
 
 def generate_shapes(
@@ -48,81 +58,69 @@ def generate_shapes(
     crowd_fraction: float = 0.1,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Writes a dataset of ``images/000001.png``, … and ``annotations.json`` in COCO's format.
+    """Writes `images/000001.png`, … and `annotations.json` in COCO's format.
 
-    Image i depends on the seed, the size, ``max_shapes``, ``crowd_fraction`` and i alone, so a
-    larger dataset begins with the smaller one. Single shapes are annotated by polygons around
-    what is visible of them, crowds (groups of small shapes of one category, ``iscrowd`` 1) by
-    run-length encoding. Category ids start at 1, as in COCO. Each entry of ``images`` also names
-    the ``surface`` of its background.
-
-    The dataset appears under ``output_dir`` only once it is complete.
+    Image i depends on the seed, the size, `max_shapes`, `crowd_fraction` and i alone, so a larger
+    dataset begins with the smaller one. Shapes are annotated by polygons around their visible
+    regions, crowds (groups of small shapes of one category, `iscrowd` 1) by run-length encoding.
+    Each entry of `images` also names the `surface` of its background. The dataset appears under
+    `output_dir` once it is complete.
 
     Args:
         output_dir: folder to create; it may exist if it is empty.
-        num_images: number of images, 1 to 999,999.
-        size: of the images in pixels, 64 to 2048; one number or (height, width).
-        seed: 0 or more.
-        max_shapes: largest number of shapes per image besides a crowd, 1 to 50.
+        num_images: number of images.
+        size: of the images in pixels; one number or (height, width).
+        seed: seed of all randomness.
+        max_shapes: largest number of shapes per image, crowds not counted.
         crowd_fraction: share of the images that contain a crowd, in [0, 1].
-        overwrite: replace a dataset that this function wrote to ``output_dir`` earlier.
+        overwrite: replace a dataset that this function wrote to `output_dir` earlier.
 
     Returns:
-        The content of ``annotations.json``.
+        The content of `annotations.json`.
 
     Raises:
         ValueError: an argument is out of its range.
-        FileExistsError: ``output_dir`` holds something that must not or cannot be replaced.
+        FileExistsError: `output_dir` holds something that must not or cannot be replaced.
         OSError: the folder cannot be written.
     """
-    height, width = _height_and_width(size)
-    _check_range("num_images", num_images, 1, 999_999)
-    _check_range("height", height, 64, 2048)
-    _check_range("width", width, 64, 2048)
-    _check_range("seed", seed, 0, None)
-    _check_range("max_shapes", max_shapes, 1, 50)
-    _check_range("crowd_fraction", crowd_fraction, 0, 1)
+    height, width = (size, size) if isinstance(size, int) else size
+    given = (num_images, height, width, seed, max_shapes, crowd_fraction)
+    for (name, (low, high)), value in zip(_LIMITS.items(), given, strict=True):
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}; it must be between {low} and {high}")
     output = Path(output_dir).absolute()
     _check_output(output, overwrite)
-
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
         unfinished = Path(temporary, "new")
-        (unfinished / IMAGES_FOLDER).mkdir(parents=True)
+        (unfinished / "images").mkdir(parents=True)
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for index in range(num_images):
-            rng = np.random.default_rng([seed, index])
+        for number in range(1, num_images + 1):
+            rng = np.random.default_rng([seed, number - 1])
             image, objects, surface = draw_scene(rng, height, width, max_shapes, crowd_fraction)
-            file_name = f"{index + 1:06d}.png"
-            _write_image(unfinished / IMAGES_FOLDER / file_name, image)
-            images.append(
-                {
-                    "id": index + 1,
-                    "file_name": file_name,
-                    "height": height,
-                    "width": width,
-                    "surface": surface,
-                }
-            )
-            for scene_object in objects:
-                annotation_id = len(annotations) + 1
-                annotations.append(_annotation(annotation_id, index + 1, scene_object))
-
+            name = f"{number:06d}.png"
+            _write_png(unfinished / "images" / name, image[..., ::-1])
+            entry = {"id": number, "file_name": name, "height": height, "width": width}
+            images.append({**entry, "surface": surface})
+            annotations += [
+                {"id": len(annotations) + index, "image_id": number, **_annotation(thing)}
+                for index, thing in enumerate(objects, start=1)
+            ]
         dataset = {
-            "info": {"description": DESCRIPTION, "seed": seed, "max_shapes": max_shapes},
+            "info": {"description": _DESCRIPTION, "seed": seed, "max_shapes": max_shapes},
             "licenses": [],
             "images": images,
             "annotations": annotations,
             "categories": [
-                {"id": index + 1, "name": name, "supercategory": "shape"}
-                for index, name in enumerate(CATEGORIES)
+                {"id": number, "name": name, "supercategory": "shape"}
+                for number, name in enumerate(CATEGORIES, start=1)
             ],
         }
-        (unfinished / ANNOTATIONS_FILE).write_text(json.dumps(dataset), encoding="utf-8")
+        (unfinished / "annotations.json").write_text(json.dumps(dataset), encoding="utf-8")
         if overwrite and output.exists():
             output.rename(Path(temporary, "old"))
-        # Renaming is atomic and fails if another process has put a dataset there meanwhile.
+        # Renaming is atomic, and fails if another process has put a dataset there meanwhile.
         try:
             unfinished.rename(output)
         except OSError as error:
@@ -133,71 +131,90 @@ def generate_shapes(
 
 
 def register_shapes(root: str | os.PathLike[str] | None = None) -> None:
-    """Registers ``shapes_train`` and ``shapes_val`` with Detectron2, and other views of them.
+    """Registers the datasets and views of this module with Detectron2.
 
-    They hold 1000 and 200 images of 128 x 128 pixels, generated from different seeds when a data
-    set is first loaded and not there yet, and are evaluated as COCO datasets are. Calling this
-    again is harmless; with another ``root`` it moves the registration there.
-
-    ``shapes_panoptic_train`` and ``shapes_panoptic_val`` add semantic maps, in which shapes are 0
-    and the surface of the background is a class. ``shapes_lvis_train`` and ``shapes_lvis_val`` are
-    annotated as LVIS is.
+    Calling this again is harmless; with another `root` it moves the registration there.
 
     Args:
-        root: folder with the two datasets; by default ``shapes`` in the folder that the
-            environment variable ``DETECTRON2_DATASETS`` names, else ``./datasets/shapes``.
+        root: folder of the datasets; by default `shapes` in the folder that the environment
+            variable `DETECTRON2_DATASETS` names, else `./datasets/shapes`.
     """
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
     if root is None:
         datasets = os.path.expanduser(os.getenv("DETECTRON2_DATASETS") or "datasets")
         root = Path(datasets, "shapes")
-    for split in SPLITS:
-        folder = Path(root, split.removeprefix("shapes_")).absolute()
-        annotations_file = str(folder / ANNOTATIONS_FILE)
-        lvis_file = str(folder.with_name(f"{folder.name}_lvis.json"))
-        common = {"thing_classes": list(CATEGORIES), "image_root": str(folder / IMAGES_FOLDER)}
-        categories = {
-            "thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(CATEGORIES))}
+    classes = {number: number - 1 for number in range(1, len(CATEGORIES) + 1)}
+    for name in SPLITS:
+        folder = Path(root, name.removeprefix("shapes_")).absolute()
+        coco: Any = {
+            "json_file": str(folder / "annotations.json"),
+            "thing_dataset_id_to_contiguous_id": classes,
         }
-        panoptic = {
-            "evaluator_type": "coco_panoptic_seg",
-            **categories,
-            "sem_seg_root": str(_semantic_folder(folder)),
-            "stuff_classes": list(STUFF_CLASSES),
-            "ignore_label": IGNORED,
-        }
-        for view, load, json_file, metadata in (
-            ("", _load_split, annotations_file, {"evaluator_type": "coco", **categories}),
-            ("panoptic_", _load_panoptic, annotations_file, panoptic),
-            ("lvis_", _load_lvis, lvis_file, {"evaluator_type": "lvis"}),
-        ):
-            name = split.replace("shapes_", f"shapes_{view}")
-            if name in DatasetCatalog:
-                if MetadataCatalog.get(name).json_file == json_file:
-                    continue
-                DatasetCatalog.remove(name)
-                MetadataCatalog.remove(name)
-            DatasetCatalog.register(name, functools.partial(load, name, split, folder))
-            MetadataCatalog.get(name).set(json_file=json_file, **common, **metadata)
+        _register(name, "", _load, folder, evaluator_type="coco", **coco)
+        _register(
+            *(name, "panoptic_", _load_panoptic, folder),
+            evaluator_type="coco_panoptic_seg",
+            sem_seg_root=str(_beside(folder, "_semantic")),
+            stuff_classes=list(STUFF_CLASSES),
+            ignore_label=255,
+            **coco,
+        )
+        lvis_file = str(_beside(folder, "_lvis.json"))
+        _register(name, "lvis_", _load_lvis, folder, evaluator_type="lvis", json_file=lvis_file)
 
 
-def _load_split(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
-    """Loads a registered dataset in Detectron2's format, generating it if it is not there."""
-    _generate_split(split, folder)
-    return load_coco_records(folder / ANNOTATIONS_FILE, folder / IMAGES_FOLDER)
+def _register(
+    split: str,
+    view: str,
+    load: Callable[[str, str, Path], list[dict[str, Any]]],
+    folder: Path,
+    **metadata: Any,
+) -> None:
+    # Importing this module must not import Detectron2's catalogue, which registers this module.
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    name = split.replace("shapes_", f"shapes_{view}")
+    if name in DatasetCatalog:
+        if MetadataCatalog.get(name).json_file == metadata["json_file"]:
+            return
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, functools.partial(load, name, split, folder))
+    MetadataCatalog.get(name).set(
+        thing_classes=list(CATEGORIES), image_root=str(folder / "images"), **metadata
+    )
+
+
+def _load(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
+    """Loads a dataset in Detectron2's format, after generating it if it is missing."""
+    if not (folder / "annotations.json").exists():
+        num_images, seed = SPLITS[split]
+        logger.info("Generating the %d images of '%s' in '%s'", num_images, split, folder)
+        try:
+            generate_shapes(folder, num_images, SPLIT_SIZE, seed)
+        except OSError as error:
+            # Several processes may start at once: the first to finish has done it for all.
+            if not (folder / "annotations.json").exists():
+                raise OSError(
+                    f"cannot write the dataset '{split}' to '{folder}' ({error}); set the "
+                    "environment variable DETECTRON2_DATASETS to a writable folder"
+                ) from error
+    return load_coco_records(folder / "annotations.json", folder / "images")
 
 
 def _load_panoptic(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
-    """As `_load_split`, with the semantic map of each image, made if it is not there."""
-    records = _load_split(name, split, folder)
-    semantic = _semantic_folder(folder)
+    """As `_load`, with the semantic map of each image, written if it is missing."""
+    records = _load(name, split, folder)
+    semantic = _beside(folder, "_semantic")
     if not semantic.exists():
+        dataset = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
+        annotations = _by_image(dataset)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{semantic.name}-") as new:
             maps = Path(new, "maps")
             maps.mkdir()
-            write_semantic_maps(_read(folder), maps)
-            # Several processes may start at once: the first to finish has done it for all.
+            for image in dataset["images"]:
+                path = maps / image["file_name"]
+                _write_png(path, semantic_map(image, annotations[image["id"]]))
+            # As above, another process may have been faster.
             with contextlib.suppress(OSError):
                 maps.rename(semantic)
     return [
@@ -207,64 +224,105 @@ def _load_panoptic(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def _load_lvis(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
-    """As `_load_split`, from annotations in LVIS's format, written if they are not there."""
-    # It imports `detectron2.data`, which imports this module in order to register the datasets.
+    """As `_load`, from annotations in LVIS's format, written if they are missing."""
     from .lvis import load_lvis_records
 
-    _generate_split(split, folder)
-    path = folder.with_name(f"{folder.name}_lvis.json")
+    _load("", split, folder)
+    path = _beside(folder, "_lvis.json")
     if not path.exists():
+        dataset = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
         unfinished = path.with_suffix(f".{os.getpid()}")
-        write_lvis(_read(folder), unfinished, IMAGES_FOLDER)
+        unfinished.write_text(json.dumps(to_lvis(dataset)), encoding="utf-8")
         unfinished.replace(path)
     return load_lvis_records(path, str(folder), name)
 
 
-def _semantic_folder(folder: Path) -> Path:
-    """Where the semantic maps of a dataset lie: beside it, as it is written as a whole."""
-    return folder.with_name(f"{folder.name}_semantic")
+def semantic_map(image: dict[str, Any], annotations: list[dict[str, Any]]) -> np.ndarray:
+    """Draws the semantic map of an image, (H, W) uint8 with indexes of `STUFF_CLASSES`.
+
+    Args:
+        image: its entry in `images`.
+        annotations: those of the image.
+    """
+    height, width = image["height"], image["width"]
+    result = np.full((height, width), STUFF_CLASSES.index(image["surface"]), np.uint8)
+    for annotation in annotations:
+        encoded = annotation["segmentation"]
+        if isinstance(encoded, list):
+            encoded = mask_util.merge(mask_util.frPyObjects(encoded, height, width))
+        result[mask_util.decode(encoded) > 0] = 0
+    return result
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / ANNOTATIONS_FILE).read_text(encoding="utf-8"))
+def to_lvis(dataset: dict[str, Any]) -> dict[str, Any]:
+    """Converts the content of `annotations.json` to LVIS's format, whose annotations are federated.
+
+    LVIS has no crowds. An image with one is not exhaustively annotated for its category
+    (`not_exhaustive_category_ids`); the categories that it does not show are `neg_category_ids`.
+    """
+    ids = {category["id"] for category in dataset["categories"]}
+    shown: Counter[int] = Counter()
+    images = []
+    annotations = _by_image(dataset)
+    for image in dataset["images"]:
+        of_image = annotations[image["id"]]
+        objects = {each["category_id"] for each in of_image if not each["iscrowd"]}
+        crowds = {each["category_id"] for each in of_image if each["iscrowd"]}
+        shown.update(objects)
+        images.append(
+            {
+                **image,
+                "coco_url": f"images/{image['file_name']}",
+                "neg_category_ids": sorted(ids - objects - crowds),
+                "not_exhaustive_category_ids": sorted(crowds),
+            }
+        )
+    objects_only = [each for each in dataset["annotations"] if not each["iscrowd"]]
+    instances = Counter(each["category_id"] for each in objects_only)
+    return {
+        **dataset,
+        "images": images,
+        "annotations": [
+            {key: value for key, value in each.items() if key != "iscrowd"} for each in objects_only
+        ],
+        "categories": [
+            {
+                **category,
+                "synset": f"{category['name']}.n.01",
+                "synonyms": [category["name"]],
+                "def": f"a generated {category['name']}",
+                # Rare up to 10 images, common up to 100, frequent above.
+                "frequency": "rcf"[(shown[category["id"]] > 10) + (shown[category["id"]] > 100)],
+                "image_count": shown[category["id"]],
+                "instance_count": instances[category["id"]],
+            }
+            for category in dataset["categories"]
+        ],
+    }
 
 
-def _generate_split(name: str, folder: Path) -> None:
-    """Generates a registered dataset if it is not there."""
-    annotations_file = folder / ANNOTATIONS_FILE
-    if not annotations_file.exists():
-        num_images, seed = SPLITS[name]
-        logger.info("Generating the %d images of '%s' in '%s'", num_images, name, folder)
-        try:
-            generate_shapes(folder, num_images, SPLIT_SIZE, seed)
-        except OSError as error:
-            # Several processes may start at once: the first to finish has done it for all.
-            if not annotations_file.exists():
-                raise OSError(
-                    f"cannot write the dataset '{name}' to '{folder}' ({error}); set the "
-                    "environment variable DETECTRON2_DATASETS to a folder that can be written"
-                ) from error
+def _by_image(dataset: dict[str, Any]) -> defaultdict[int, list[dict[str, Any]]]:
+    annotations = defaultdict(list)
+    for annotation in dataset["annotations"]:
+        annotations[annotation["image_id"]].append(annotation)
+    return annotations
 
 
-def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    if isinstance(size, int):
-        return size, size
-    if len(size) != 2:
-        raise ValueError(f"size is {size}; it must be one number or (height, width)")
-    return size
-
-
-def _check_range(name: str, value: float, low: int, high: int | None) -> None:
-    if value < low or (high is not None and value > high):
-        allowed = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise ValueError(f"{name} is {value}; it must be {allowed}")
+def _beside(folder: Path, suffix: str) -> Path:
+    """A path beside the dataset, whose own folder is written as a whole."""
+    return folder.with_name(folder.name + suffix)
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    """Refuses a place that holds anything but a dataset which may be overwritten."""
+    """Refuses a folder that holds anything but a dataset which may be overwritten."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
-    if not _is_generated(output):
+    try:
+        description = json.loads((output / "annotations.json").read_text())["info"]["description"]
+        others = {entry.name for entry in output.iterdir()} - {"annotations.json", "images"}
+    except (OSError, ValueError, KeyError, TypeError):
+        description, others = "", set()
+    if description != _DESCRIPTION or others:
         raise FileExistsError(
             f"'{output}' holds something else than a generated dataset; choose another folder"
         )
@@ -274,57 +332,30 @@ def _check_output(output: Path, overwrite: bool) -> None:
         )
 
 
-def _is_generated(folder: Path) -> bool:
-    """Whether ``folder`` holds a dataset written by :func:`generate_shapes` and nothing else."""
-    if not folder.is_dir():
-        return False
-    if {entry.name for entry in folder.iterdir()} != {ANNOTATIONS_FILE, IMAGES_FOLDER}:
-        return False
-    try:
-        dataset = json.loads((folder / ANNOTATIONS_FILE).read_text(encoding="utf-8"))
-        return dataset["info"]["description"] == DESCRIPTION
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _write_image(path: Path, image: np.ndarray) -> None:
-    """Writes ``image``, (H, W, 3) uint8 RGB, as PNG, which keeps every pixel as it is."""
-    if not cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    """Writes (H, W) or BGR (H, W, 3) uint8 pixels."""
+    if not cv2.imwrite(str(path), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
         raise OSError(f"cannot write '{path}'; is the disk full?")
 
 
-def _annotation(annotation_id: int, image_id: int, scene_object: SceneObject) -> dict[str, Any]:
-    """COCO's annotation of one object; ``area`` in pixels, ``bbox`` is x, y, width, height."""
-    segmentation: dict[str, Any] | list[list[float]]
-    if scene_object.is_crowd:
-        segmentation = _run_lengths(scene_object.mask)
-        area = float(scene_object.mask.sum())
-        rows, columns = np.nonzero(scene_object.mask)
-        low = [columns.min(), rows.min()]
-        high = [columns.max() + 1, rows.max() + 1]
+def _annotation(thing: SceneObject) -> dict[str, Any]:
+    """COCO's annotation of one object, without ids."""
+    segmentation: Any
+    if thing.is_crowd:
+        segmentation = mask_util.encode(np.asfortranarray(thing.mask.astype(np.uint8)))
+        box = mask_util.toBbox(segmentation).tolist()
+        segmentation["counts"] = segmentation["counts"].decode()
+        area = float(thing.mask.sum())
     else:
-        segmentation = [outline.ravel().tolist() for outline in scene_object.polygons]
-        area = scene_object.area
-        corners = np.concatenate(scene_object.polygons)
-        low, high = corners.min(axis=0), corners.max(axis=0)
-    x, y, right, bottom = map(float, [*low, *high])
+        segmentation = [outline.ravel().tolist() for outline in thing.polygons]
+        corners = np.concatenate(thing.polygons)
+        low = corners.min(axis=0)
+        box = [*low.tolist(), *(corners.max(axis=0) - low).tolist()]
+        area = thing.area
     return {
-        "id": annotation_id,
-        "image_id": image_id,
-        "category_id": scene_object.category + 1,
-        "iscrowd": int(scene_object.is_crowd),
+        "category_id": thing.category + 1,
+        "iscrowd": int(thing.is_crowd),
         "area": area,
-        "bbox": [x, y, right - x, bottom - y],
+        "bbox": box,
         "segmentation": segmentation,
     }
-
-
-def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's uncompressed run-length encoding of ``mask``, (H, W) bool.
-
-    ``counts`` are the lengths of alternating runs of 0 and 1 down the columns, beginning with 0.
-    """
-    pixels = np.concatenate([[False], mask.ravel(order="F")])
-    starts = np.flatnonzero(np.diff(pixels))
-    lengths = np.diff(np.concatenate([[0], starts, [mask.size]]))
-    return {"size": list(mask.shape), "counts": lengths.tolist()}
