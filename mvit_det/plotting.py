@@ -1,4 +1,4 @@
-"""What the project's diagrams have in common."""
+"""Shared style and helpers of the project's plots."""
 
 import contextlib
 import textwrap
@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-# Distinct to colour-blind eyes, too (Okabe and Ito's palette, and two of a kind).
+# Distinguishable for colour-blind readers (Okabe and Ito's palette, extended).
 COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00",
     "#56b4e9", "#7f3c8d", "#8c564b", "#4d4d4d", "#b8a900",
 )  # fmt: skip
 
-# For the letters that matplotlib's own font lacks; whichever of them a machine has.
+# For letters that matplotlib's own font lacks; those that are installed are used.
 FALLBACK_FONTS = (
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
@@ -34,7 +34,7 @@ FALLBACK_FONTS = (
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches, drawn without a display."""
+    """Creates an empty figure of this size in inches, which needs no display."""
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
@@ -43,8 +43,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 @contextlib.contextmanager
 def any_text() -> Iterator[None]:
-    """Within it, names are drawn as they are: dollar signs are no formulas, and letters that no
-    font has become boxes without a warning each."""
+    """Draws names literally: dollar signs start no formula, and missing letters cause no warning."""
     installed = set(font_manager.get_font_names())
     fonts = ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
     settings: Any = {"text.parse_math": False, "font.family": fonts}
@@ -54,13 +53,13 @@ def any_text() -> Iterator[None]:
 
 
 def shorten(name: str, width: int = 28) -> str:
-    """A name on one line and of at most `width` characters."""
+    """Shortens a name to one line of at most `width` characters."""
     name = " ".join(name.split())
     return name if len(name) <= width else name[: width - 1].rstrip() + "…"
 
 
 def tidy(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
-    """Draws a pale grid, and no frame to the top and to the right.
+    """Draws a pale grid, and no frame at the top and on the right.
 
     Args:
         axes: to be changed.
@@ -72,7 +71,7 @@ def tidy(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
 
 
 def list_lines(axes: Axes, lines: Sequence[Line2D], labels: Sequence[str], title: str) -> None:
-    """A legend inside the diagram, through which what it covers can still be seen.
+    """Adds a translucent legend inside the plot.
 
     Args:
         axes: to be changed.
@@ -93,7 +92,7 @@ def list_lines(axes: Axes, lines: Sequence[Line2D], labels: Sequence[str], title
 
 
 def say(axes: Axes, text: str) -> None:
-    """Writes a text where there is nothing to draw."""
+    """Writes a message where there is nothing to draw."""
     axes.text(
         0.5,
         0.5,

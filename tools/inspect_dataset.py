@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Says what is wrong with a dataset in COCO's format, and what is in it.
+"""Validates a dataset in COCO's format and prints its statistics.
 
 tools/inspect_dataset.py annotations.json --images images/
 tools/inspect_dataset.py annotations.json --images images/ --output output/inspection
 
-Problems come first: with an error, training on the data would be refused; a warning says what
-becomes of the objects. Then come statistics. With --output, a grid of annotated images is
-written, if there are no errors. The exit code is 1 if there are errors.
+Issues come first: an error prevents training; a warning says how training treats the objects. Then
+come statistics. With --output, a grid of annotated images is written if there are no errors. The
+exit code is 1 if there are errors.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from mvit_det.visualization import contact_grid
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The dataset, and where to write the grid."""
+    """Parses the paths of the dataset and of the grid."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,7 +47,7 @@ def main() -> int:
     issues = find_issues(dataset, arguments.images)
     print("\n".join(map(str, issues)) or "no issues")
     print(f"\n{count(dataset)}")
-    if any(problem.severity == "error" for problem in issues):
+    if any(issue.severity == "error" for issue in issues):
         return 1
     if arguments.output is not None:
         records = dataset.records(arguments.images)

@@ -1,4 +1,4 @@
-"""From an image and its annotations on disk to what the model takes."""
+"""The mapper: reads and augments an image and its annotations for a detector."""
 
 import copy
 from pathlib import Path
@@ -14,28 +14,27 @@ from ..errors import ImageError
 from .images import read_image, read_labels
 from .validation import MAX_OBJECTS, box_error, segmentation_error
 
-# From this ratio of its sides on, an image can be too narrow to be resized.
+# Images with a larger ratio of their sides can be too narrow to be resized.
 _NARROW = 100
 
 
 class DatasetMapper(detectron2.data.DatasetMapper):
-    """Detectron2's mapper, with a sentence for each image or annotation that cannot be used.
+    """Detectron2's mapper, with a clear error for each unusable image or annotation.
 
     Arguments and result are Detectron2's: for a record of a dataset, a dict with `image`,
     (3, H, W) uint8 in `image_format`, `height` and `width` before augmentation, in training
     `instances` with boxes, classes and masks, and `sem_seg`, (H, W) int64, where it is annotated.
 
-    All that is random draws from the global generators of NumPy, Python and PyTorch.
+    Augmentations draw from the global generators of NumPy, Python and PyTorch.
 
     Raises:
         ImageError: the image is missing or cannot be read, its size or that of its label map
-            is not that of the annotations, an annotation is not usable, nothing is left of the
-            image when it is resized, or more than `MAX_OBJECTS` objects are in what of it is to
-            be trained on.
+            is not that of the annotations, an annotation is unusable, resizing leaves nothing of
+            the image, or augmentation leaves more than `MAX_OBJECTS` objects.
     """
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Reads and augments one record of a dataset, which stays as it was."""
+        """Reads and augments a record, which is not changed."""
         record = copy.deepcopy(dataset_dict)
         path = record["file_name"]
         image = read_image(path, self.image_format)
@@ -61,11 +60,11 @@ class DatasetMapper(detectron2.data.DatasetMapper):
             if min(image.shape[:2]) * _NARROW > max(image.shape[:2]):
                 raise
             raise ImageError(
-                f"the image '{path}' is {_size(image)} (height × width), of which nothing is "
-                "left when it is resized; crop it or leave it out"
+                f"the image '{path}' is {_size(image)} (height × width), too narrow to be "
+                "resized; crop or remove it"
             ) from error
         shape = augmented.image.shape[:2]
-        # A copy in any case: NumPy takes a flipped image of one column for contiguous.
+        # Always a copy: NumPy takes a flipped image of one column for contiguous.
         record["image"] = torch.from_numpy(augmented.image.transpose(2, 0, 1).copy())
         if labels is not None:
             record["sem_seg"] = torch.from_numpy(augmented.sem_seg.astype(np.int64, order="C"))
@@ -87,9 +86,9 @@ class DatasetMapper(detectron2.data.DatasetMapper):
     def _transform_annotations(
         self, record: dict[str, Any], transforms: T.TransformList, shape: tuple[int, int]
     ) -> None:
-        """Replaces `annotations` by `instances`; crowds are left out."""
+        """Replaces `annotations` by `instances`, without crowds."""
         if all(annotation.get("iscrowd", 0) for annotation in record["annotations"]):
-            # Without an object there are no masks either to take boxes from.
+            # Without an object there are no masks to compute boxes from.
             del record["annotations"]
             record["instances"] = detection_utils.annotations_to_instances([], shape)
             return
@@ -113,15 +112,17 @@ def _check_size(record: dict[str, Any], image: np.ndarray) -> None:
     if annotated == (width, height):
         raise ImageError(
             f"{message}: perhaps without its EXIF orientation, which is applied here; annotate it "
-            "as it is shown, or take the orientation out of the file"
+            "as it is shown, or remove the orientation from the file"
         )
-    raise ImageError(f"{message}; annotate it in its own size, or put back the image annotated")
+    raise ImageError(
+        f"{message}; annotate it in its own size, or restore the image that was annotated"
+    )
 
 
 def _check_annotation(
     annotation: dict[str, Any], image: np.ndarray, path: str | Path, use_mask: bool
 ) -> None:
-    problem, remedy = box_error(annotation.get("bbox")), "mend or remove it"
+    problem, remedy = box_error(annotation.get("bbox")), "correct or remove it"
     if use_mask and not problem and not annotation.get("iscrowd", 0):
         segmentation = annotation.get("segmentation")
         problem = segmentation_error(segmentation, *image.shape[:2])

@@ -14,7 +14,7 @@ from .validation import box_error, is_integer
 # COCO's limits, in square pixels.
 SMALL, LARGE = 32**2, 96**2
 _KEYS = ("image_id", "category_id", "bbox")
-QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
+QUANTILES = {"min": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "max": 1.0}
 
 
 @dataclass(frozen=True)
