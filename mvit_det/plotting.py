@@ -43,7 +43,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 @contextlib.contextmanager
 def any_text() -> Iterator[None]:
-    """Draws names literally: dollar signs start no formula, and missing letters cause no warning."""
+    """Draws names literally: dollar signs start no formula, missing letters cause no warning."""
     installed = set(font_manager.get_font_names())
     fonts = ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
     settings: Any = {"text.parse_math": False, "font.family": fonts}
