@@ -17,13 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from detectron2.config import instantiate
 from tabulate import tabulate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mvit_det.benchmarking.memory_estimate import GIB, RESERVE, RESERVE_SHARE, estimate_memory
-from mvit_det.config import load_config
+from mvit_det.config import build_model, load_config
 from mvit_det.errors import MViTDetError
 
 # Modules of each part, of which a detector has some.
@@ -67,7 +66,7 @@ def count(path: str, size: tuple[int, int], overrides: Sequence[str]) -> list[st
             predictor.update(test_score_thresh=0.0, test_nms_thresh=1.0)
         config.model.proposal_generator.nms_thresh = 1.0
     torch.manual_seed(0)
-    model = instantiate(config.model).eval()
+    model = build_model(config).eval()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     counts = count_multiply_adds(model, size)
     return [Path(path).stem, f"{parameters / 1e6:.1f}", *map(format_billions, counts)]

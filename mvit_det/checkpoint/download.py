@@ -40,9 +40,13 @@ def local_path(address: str | Path) -> Path:
     if text.startswith(("http://", "https://")):
         return download(text)
     path = Path(text).expanduser()
+    if path.is_dir():
+        raise CheckpointError(
+            f"'{path}' is a directory; name a file of weights in it, such as model_final.pth"
+        )
     if not path.is_file():
         raise CheckpointError(
-            f"there is no file '{path}'; weights are named by a file, or by an http(s):// or "
+            f"there is no file '{text}'; weights are named by a file, or by an http(s):// or "
             "detectron2:// address"
         )
     return path

@@ -2,6 +2,7 @@
 
 from .custom_dataset import set_custom_dataset, use_custom_dataset
 from .loading import (
+    build_model,
     choose_device,
     config_file,
     find_config,
@@ -13,6 +14,7 @@ from .overrides import rename_flags
 from .schedule import check_schedule, fit_schedule
 
 __all__ = [
+    "build_model",
     "check_schedule",
     "choose_device",
     "config_file",

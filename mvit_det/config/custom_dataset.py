@@ -1,6 +1,7 @@
 """Training and evaluation on a custom dataset, from four paths in the config."""
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 from ..checkpoint import Checkpointer, read_weights
 from ..checkpoint.matching import count_classes
 from ..data.catalog import register_coco
-from ..data.coco import read_coco
+from ..data.coco import CocoDataset, image_path, read_coco
 from ..data.validation import check_dataset
 from ..errors import ConfigError, DatasetError
 from ..evaluation import COCOEvaluator
@@ -109,6 +110,7 @@ def use_custom_dataset(
         return
 
     config.dataloader.train.dataset.names = register_coco(training, data.train_images)
+    _warn_of_shared_images(training, validation, data)
     mapper = config.dataloader.train.mapper
     if not training.has_masks:
         if need_masks:
@@ -144,6 +146,23 @@ def _check_paths(data: Mapping[str, Any], evaluate_only: bool) -> None:
             raise DatasetError(
                 f"there is no image directory '{data[key]}'; check --{key.replace('_', '-')}"
             )
+
+
+def _warn_of_shared_images(
+    training: CocoDataset, validation: CocoDataset, data: Mapping[str, Any]
+) -> None:
+    seen, unseen = (
+        {image_path(os.path.realpath(folder), each["file_name"]) for each in dataset.images}
+        for dataset, folder in ((training, data["train_images"]), (validation, data["val_images"]))
+    )
+    if shared := seen & unseen:
+        logger.warning(
+            "%d of the %d images for evaluation are also trained on, such as '%s': the metrics "
+            "will be better than on new images",
+            len(shared),
+            len(unseen),
+            min(shared),
+        )
 
 
 def _check_model(model: DictConfig) -> None:

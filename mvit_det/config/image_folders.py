@@ -1,6 +1,7 @@
 """Classification of image folders, from two paths in the config."""
 
 import logging
+from pathlib import Path
 
 from omegaconf import DictConfig
 from torch import nn
@@ -62,6 +63,12 @@ def use_image_folders(
     logger.info("The %d classes: %s", len(names), ", ".join(names))
     if evaluate_only:
         return
+    if Path(data.train_folder).resolve() == Path(data.val_folder).resolve():
+        logger.warning(
+            "'%s' is for training and for evaluation: the metrics will be better than on "
+            "new images",
+            data.val_folder,
+        )
     path, resumes = config.train.init_checkpoint, False
     if resume:
         resumes = any(Checkpointer(nn.Module(), config.train.output_dir).checkpoints())

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 import yaml
-from detectron2.config import LazyConfig
+from detectron2.config import LazyConfig, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
 
 from ..errors import ConfigError, DeviceError
 from ..model_zoo import MODELS, config_path, list_detectors
@@ -53,6 +54,11 @@ def config_file(config: str | Path) -> Path:
     path = Path(config)
     if path.is_file():
         return path
+    if path.is_dir():
+        raise ConfigError(
+            f"'{path}' is a directory; name a config file, such as the config.yaml in the output "
+            "directory of a training"
+        )
     if path.suffix:
         raise ConfigError(f"there is no config file '{path}'; the configs are in 'configs/'")
     raise ConfigError(
@@ -91,6 +97,25 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     if config.train.init_checkpoint in MODELS:
         config.train.init_checkpoint = MODELS[config.train.init_checkpoint].url
     return config
+
+
+def build_model(config: DictConfig) -> nn.Module:
+    """Builds the model of a config, with random weights.
+
+    Raises:
+        ConfigError: its fields contradict each other, or one has an impossible value.
+    """
+    try:
+        model = instantiate(config.model)
+    # Detectron2's classes check their arguments with assertions, if at all.
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"the model of the config cannot be built ({reason}); correct the fields of 'model'"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"the entry 'model' of the config is no model but {model!r}")
+    return model
 
 
 def _read(path: Path) -> DictConfig:

@@ -42,6 +42,8 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> tuple[set[s
             )
         name, _, _ = text.partition("=")
         key = name.lstrip("+")
+        if not key:
+            raise ConfigError(f"cannot read the argument '{text}': the field before '=' is missing")
         if name.startswith("~"):
             raise ConfigError(f"cannot apply {text}: fields cannot be removed")
         if key in RENAMED:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import DatasetError
 from .images import IMAGE_EXTENSIONS
+
+logger = logging.getLogger(__name__)
 
 # Folders below `$DETECTRON2_DATASETS`.
 IMAGENET_SPLITS = {
@@ -24,6 +27,9 @@ IMAGENET_SPLITS = {
 
 class ImageFolder:
     """Records of a folder `root/<class>/**/*.jpg`, sorted by class and path.
+
+    Hidden files and folders are ignored: their names begin with "." (`.ipynb_checkpoints`, macOS's
+    `._photo.jpg`) or are `__MACOSX`.
 
     A million records take about 60 MB in two arrays, which the workers of a loader share, and
     build in the seconds that listing the folders takes.
@@ -38,14 +44,17 @@ class ImageFolder:
         """Lists the images; none of them is opened.
 
         Raises:
-            DatasetError: the folder is missing, or it has no class folders, or no images in them.
+            DatasetError: the folder is missing, or it has no class folders, or no images in them;
+                or a link leads to a folder above it.
         """
         self.root = Path(root)
         if not self.root.is_dir():
             raise DatasetError(
                 f"there is no folder '{self.root}'; name one with a folder of images per class"
             )
-        self.class_names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        self.class_names = sorted(
+            entry.name for entry in os.scandir(root) if not _is_hidden(entry) and entry.is_dir()
+        )
         paths: list[bytes] = []
         labels: list[int] = []
         for label, name in enumerate(self.class_names):
@@ -58,6 +67,10 @@ class ImageFolder:
                 f"layout is '{self.root}/<class>/<image>' with one of {', '.join(IMAGE_EXTENSIONS)}"
             )
         self.labels = np.array(labels, dtype=np.int64)
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        empty = [name for name, count in zip(self.class_names, counts) if not count]
+        if empty:
+            logger.warning("'%s' has classes without images: %s", self.root, ", ".join(empty))
         self._ends = np.cumsum([len(path) for path in paths])
         self._paths = np.frombuffer(b"".join(paths), dtype=np.uint8)
 
@@ -153,11 +166,19 @@ def _images_below(folder: Path, prefix: str) -> list[str]:
     found = []
     for entry in os.scandir(folder):
         path = f"{prefix}/{entry.name}"
+        if _is_hidden(entry):
+            continue
         if entry.is_dir():
+            if entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve()):
+                raise DatasetError(f"the link '{entry.path}' leads to a folder above it; remove it")
             found += _images_below(Path(entry.path), path)
         elif os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:
             found.append(path)
     return found
+
+
+def _is_hidden(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(".") or entry.name == "__MACOSX"
 
 
 register_imagenet()

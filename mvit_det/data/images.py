@@ -128,6 +128,10 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         raise ImageError(_not_an_image(path)) from error
     # So can a corrupt header.
     except Exception as error:
+        if "\0" in str(path):
+            raise ImageError(
+                f"{str(path)!r} is not the path of an image: it holds a NUL"
+            ) from error
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(
                 f"the image '{path}' cannot be read ({error.strerror}); make it readable or "

@@ -102,6 +102,12 @@ def find_issues(
         remedy = "annotate some" if need_objects else "evaluation has nothing to count"
         severity: Severity = "error" if need_objects else "warning"
         issues.add(severity, "no object is annotated", "'annotations' is empty", remedy)
+    elif need_objects and all(each["iscrowd"] == 1 for each in dataset.annotations):
+        issues.error(
+            "no object but crowds",
+            "'iscrowd' is 1 in all annotations",
+            "write 'iscrowd': 0 for objects: training skips crowds",
+        )
     if dataset.has_masks:
         for annotation in dataset.annotations:
             if "segmentation" not in annotation and not annotation["iscrowd"]:
@@ -156,6 +162,12 @@ def segmentation_error(segmentation: Any, height: int, width: int) -> str:
 def is_integer(value: Any) -> bool:
     """Whether a value is an integer that fits into 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def is_area(value: Any) -> bool:
+    """Whether a value can be the area of an object."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 < value < 2**63
 
 
 def _all_finite(numbers: Sequence[Any]) -> bool:
@@ -323,6 +335,7 @@ def _check_annotations(
     _check_ids(issues, dataset.annotations, "annotation")
     categories = {each["id"] for each in dataset.categories if is_integer(each.get("id"))}
     objects: Counter[int] = Counter()
+    known: set[tuple[Any, ...]] = set()
     has_area = False
     category: Any
     image: Any
@@ -346,11 +359,22 @@ def _check_annotations(
             size = sizes[image]
             objects[image] += 1
         box = _check_box(issues, annotation.get("bbox"), which, *size)
+        if box is not None and size != (0, 0) and is_integer(category):
+            if (image, category, *box) in known:
+                issues.warning(
+                    "object that is annotated more than once",
+                    f"{which}: {list(box)}",
+                    "all are used, and evaluation counts those that cannot be found as missed",
+                )
+            known.add((image, category, *box))
         has_area |= box is not None and box[2] > 0 and box[3] > 0
         _check_segmentation(issues, annotation.get("segmentation"), box, which, *size)
-        if box is not None and annotation.get("area") == 0 and box[2] * box[3] > 0:
+        area = annotation.get("area")
+        if box is not None and area is not None and box[2] * box[3] > 0 and not is_area(area):
             issues.warning(
-                "'area' of 0 for a box with an area", which, "evaluation takes the area of the box"
+                "'area' that is not a positive number",
+                f"{which}: {area!r}",
+                "evaluation takes the area of the box",
             )
         if annotation["iscrowd"] not in (0, 1):
             issues.error(
@@ -364,6 +388,7 @@ def _check_annotations(
                 which,
                 "training skips it, evaluation ignores detections inside it",
             )
+    _check_corners(issues, dataset, sizes)
     if dataset.annotations and not has_area:
         issues.error(
             "no box has an area",
@@ -408,6 +433,32 @@ def _check_box(
     elif height and not _lies_in((x, y, x + box_width, y + box_height), width, height):
         issues.warning("box that leaves its image", inside, "it is clipped to the image")
     return box
+
+
+def _check_corners(
+    issues: _Issues, dataset: CocoDataset, sizes: Mapping[int, tuple[int, int]]
+) -> None:
+    """Warns if all boxes can be read as x0, y0, x1, y1, and some cannot as x, y, width, height."""
+    leaving = []
+    for annotation in dataset.annotations:
+        box: Any = annotation.get("bbox")
+        image: Any = annotation.get("image_id")
+        height, width = sizes.get(image, (0, 0)) if is_integer(image) else (0, 0)
+        if box_error(box) or not height:
+            return
+        x, y, third, fourth = box
+        if not (x < third and y < fourth and _lies_in(box, width, height)):
+            return
+        if not _lies_in((x, y, x + third, y + fourth), width, height):
+            leaving.append(
+                f"annotation {annotation.get('id')!r}: {list(box)} in {height} × {width}"
+            )
+    for example in leaving:
+        issues.warning(
+            "box that seems to be x0, y0, x1, y1, as all boxes do",
+            example,
+            "its last two numbers are taken as width and height; subtract x0 and y0 from them",
+        )
 
 
 def _check_segmentation(

@@ -20,6 +20,9 @@ from .views import View, ViewDetector
 # on behind it: boxes of cut objects rarely end at the very pixel.
 BORDER = 0.01
 
+# More would take hours: a mistake in `tile_size` or `overlap`.
+MAX_TILES = 10_000
+
 
 @dataclass(frozen=True)
 class SliceSettings:
@@ -115,6 +118,13 @@ class SlicedDetector:
                 "dataloader.test.mapper.augmentations=[]"
             )
         tiles = tile_regions(height, width, self.settings.tile_size, self.settings.overlap)
+        if len(tiles) > MAX_TILES:
+            raise ConfigError(
+                f"an image of {height} × {width} pixels would have {len(tiles)} tiles, and "
+                f"{MAX_TILES} are the maximum: increase inference.slices.tile_size="
+                f"{self.settings.tile_size}, or decrease inference.slices.overlap="
+                f"{self.settings.overlap}"
+            )
         regions = tiles
         if self.settings.full_image and len(tiles) > 1:
             regions = torch.cat([tiles, tiles.new_tensor([[0, 0, width, height]])])

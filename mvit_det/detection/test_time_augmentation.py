@@ -153,4 +153,5 @@ def _output_size(entry: dict[str, Any]) -> tuple[int, int]:
 
 def _to_tensor(pixels: np.ndarray) -> Tensor:
     """From (h, w, 3) to (3, h, w)."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    # A copy in any case: NumPy takes a flipped image of one column for contiguous.
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())

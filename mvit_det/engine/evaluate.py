@@ -19,7 +19,7 @@ from torch import nn
 from ..acceleration import accelerate
 from ..checkpoint import Checkpointer, check_class_names, fill_model, read_weights
 from ..checkpoint.files import disk_error
-from ..config.loading import prepare_output_dir
+from ..config.loading import build_model, prepare_output_dir
 from ..data import check_datasets
 from ..data.loading import EvaluationLoader, explain_worker_deaths
 from ..detection.build import has_views, wrap_detector
@@ -152,7 +152,7 @@ def evaluate_checkpoint(
     """
     prepare_output_dir(config)
     evaluation = Evaluation(config)
-    model = instantiate(config.model).to(config.train.device)
+    model = build_model(config).to(config.train.device)
     path = config.train.init_checkpoint
     checkpointer = Checkpointer(model, config.train.output_dir, trust=trust_checkpoint)
     if resume and (found := checkpointer.checkpoints()):

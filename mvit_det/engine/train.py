@@ -15,7 +15,7 @@ from torch import nn
 
 from ..checkpoint import Checkpointer
 from ..checkpoint.state import from_main_process
-from ..config.loading import prepare_output_dir
+from ..config.loading import build_model, prepare_output_dir
 from ..data import check_datasets
 from ..data.loading import TrainingLoader
 from ..data.sampling import derive_seed
@@ -116,7 +116,7 @@ def train(
 def _build_model(config: DictConfig, seed: int) -> nn.Module:
     """Builds the model, with the same random weights in every rank, and distributes it."""
     torch.manual_seed(derive_seed("weights", seed))
-    model = instantiate(config.model)
+    model = build_model(config)
     logger.info("Model:\n%s", model)
     settings = config.train
     return parallelize(model, settings.strategy, settings.device, settings.ddp)

@@ -20,6 +20,7 @@ from tabulate import tabulate
 
 from ..data.catalog import check_datasets
 from ..data.coco import CocoDataset, read_coco
+from ..data.validation import is_area
 from ..errors import DatasetError
 from .metrics import METRICS, TASK_NAMES, TaskEvaluation
 
@@ -221,10 +222,11 @@ def _completed(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
     """An annotation with all that the evaluation reads.
 
     It gets another id, because 0 means "unmatched" to COCO's algorithm and some files start there.
-    A missing or zero `area` is that of the box, and so is the missing mask of a crowd.
+    An `area` that is missing or not positive is that of the box, as is the missing mask of a crowd.
     """
     x, y, width, height = annotation["bbox"]
-    completed = {**annotation, "id": number, "area": annotation.get("area") or width * height}
+    area = annotation.get("area")
+    completed = {**annotation, "id": number, "area": area if is_area(area) else width * height}
     if "segmentation" not in annotation and annotation["iscrowd"]:
         right, bottom = x + width, y + height
         completed["segmentation"] = [[x, y, right, y, right, bottom, x, bottom]]

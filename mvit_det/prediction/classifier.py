@@ -14,11 +14,11 @@ from torch import Tensor
 from torchvision.models import get_weight
 
 from ..checkpoint import fill_model, read_weights
-from ..config import choose_device, find_config
+from ..config import build_model, choose_device, find_config
 from ..data.images import read_image
 from ..errors import CheckpointError, ConfigError
 from ..runtime.preprocessing import check_array
-from .predictor import Source, Sources
+from .predictor import Source, Sources, check_count
 
 IMAGENET_CLASSES = 1000
 
@@ -77,9 +77,8 @@ class Classifier:
             CheckpointError: the weights cannot be had or do not fit the config.
             DeviceError: CUDA is asked for and not available.
         """
-        for name, number in (("top", top), ("batch_size", batch_size)):
-            if number < 1:
-                raise ConfigError(f"{name} is {number}; it must be at least 1")
+        check_count("top", top)
+        check_count("batch_size", batch_size)
         if not isinstance(config, DictConfig):
             config, published = find_config(config)
             weights = weights or published
@@ -98,10 +97,10 @@ class Classifier:
         self.batch_size = batch_size
         self._mapper = instantiate(mapper)
         content = read_weights(weights, trust=trust_checkpoint)
-        self.model = instantiate(config.model)
+        self.model = build_model(config)
         fill_model(self.model, content, weights)
         self.model.to(choose_device(str(device or ""))).eval()
-        self.class_names = _class_names(config, content.metadata, self.model.num_classes)
+        self.class_names = _class_names(config, content.metadata, config.model.num_classes)
 
     @overload
     def __call__(self, images: Source) -> list[ClassScore]: ...

@@ -70,6 +70,8 @@ def find_inputs(names: Sequence[str]) -> list[Path]:
     """
     found: dict[str, Path] = {}
     for name in names:
+        if not name:
+            raise ImageError("an input has an empty name; name a file, a folder or a pattern")
         if Path(name).is_dir():
             extensions = (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
             files = [path for path in Path(name).iterdir() if path.suffix.lower() in extensions]

@@ -5,6 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from ..acceleration import accelerate
 from ..checkpoint import fill_model, read_weights
-from ..config import choose_device, find_config
+from ..config import build_model, choose_device, find_config
 from ..data.images import read_image
 from ..detection.build import wrap_detector
 from ..detection.merging import LOWEST_SCORE
@@ -105,12 +106,15 @@ class Predictor:
             CheckpointError: the weights cannot be found or read, or do not fit the config.
             DeviceError: the device does not exist on this machine.
         """
-        if score_threshold is not None and not 0 <= score_threshold <= 1:
-            raise ConfigError(f"score_threshold is {score_threshold}; it must be from 0 to 1")
+        if score_threshold is not None:
+            is_number = isinstance(score_threshold, Real)
+            if not is_number or not 0 <= score_threshold <= 1:
+                raise ConfigError(
+                    f"score_threshold is {score_threshold!r}; it must be a number from 0 to 1"
+                )
         if dtype not in DTYPES:
             raise ConfigError(f"dtype is '{dtype}'; it must be one of {', '.join(DTYPES)}")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
+        check_count("batch_size", batch_size)
         if not isinstance(config, DictConfig):
             config, published = find_config(config)
             weights = weights or published
@@ -126,6 +130,11 @@ class Predictor:
                 "the config lacks 'model' or 'dataloader.test.mapper', which define the detector "
                 "and how its images are resized; use the config of the training"
             )
+        if "classifier" in config.model:
+            raise ConfigError(
+                "the config is a classifier's, which finds no objects: use mvit_det.Classifier or "
+                "tools/classify.py, or take a detector's config"
+            )
         if mapper.image_format not in ("RGB", "BGR"):
             raise ConfigError(
                 "dataloader.test.mapper.image_format must be 'RGB' or 'BGR' for predictions, not "
@@ -139,7 +148,7 @@ class Predictor:
         # Parameters made in a caller's inference mode could not be used outside of it.
         with torch.inference_mode(False):
             content = read_weights(weights, trust=trust_checkpoint)
-            self.model: nn.Module = instantiate(config.model)
+            self.model = build_model(config)
             fill_model(self.model, content, weights)
             self.model.to(self._device).eval()
             accelerate(self.model)
@@ -286,6 +295,16 @@ class Predictor:
             "This predictor was built before the process was forked and now runs on one thread; "
             "build it in each process to use more"
         )
+
+
+def check_count(name: str, number: Any) -> None:
+    """Accepts integers of at least 1.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not isinstance(number, Integral) or number < 1:
+        raise ConfigError(f"{name} is {number!r}; it must be an integer of at least 1")
 
 
 def _set_score_threshold(model: nn.Module, threshold: float) -> None:

@@ -129,6 +129,28 @@ def test_a_panoptic_model_is_refused(evaluate_only, own):
         use_custom_dataset(config, evaluate_only=evaluate_only)
 
 
+def test_images_for_training_and_evaluation(own, caplog):
+    use_custom_dataset(make_config(own))
+    assert "trained on" not in caplog.text
+    (own / "link").symlink_to(own / "train" / "images")
+    config = make_config(own)
+    config.data.update(val_json=config.data.train_json, val_images=str(own / "link"))
+    use_custom_dataset(config)
+    assert "4 of the 4 images for evaluation are also trained on" in caplog.text
+
+
+def test_crowds_alone_are_refused_in_training(own):
+    def merge(dataset):
+        for annotation in dataset["annotations"]:
+            annotation["iscrowd"] = 1
+
+    write(own / "val", merge)
+    use_custom_dataset(make_config(own))
+    write(own / "train", merge)
+    with pytest.raises(DatasetError, match="no object but crowds"):
+        use_custom_dataset(make_config(own))
+
+
 @pytest.mark.parametrize("path", [PICO, CASCADE], ids=["mask", "cascade"])
 def test_without_masks_the_mask_head_is_taken_out(path, own, caplog):
     def drop_masks(dataset):

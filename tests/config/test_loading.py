@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from mvit_det.config import (
+    build_model,
     choose_device,
     find_config,
     load_config,
@@ -100,7 +101,7 @@ def test_files_that_are_no_configs_are_refused(name, content, values, tmp_path):
     assert builtins.__import__ is imports
 
 
-@pytest.mark.parametrize("name", ["nowhere.py", "nowhere", "mvitv2_t_IN1K"])
+@pytest.mark.parametrize("name", ["nowhere.py", "nowhere", "mvitv2_t_IN1K", "configs"])
 def test_names_of_no_config_are_refused(name):
     with pytest.raises(ConfigError, match=name):
         find_config(name)
@@ -134,3 +135,22 @@ def test_an_output_folder_that_cannot_be_written_is_refused(folder, reason, tmp_
     with pytest.raises(ConfigError) as error:
         prepare_output_dir(OmegaConf.create({"train": {"output_dir": folder}}))
     assert f"'{folder}' ({reason})" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("model.backbone.bottom_up.num_heads=5", "5"),
+        ("model.backbone.bottom_up.depths=[1,1]", "scale4"),
+        ("model.backbone.bottom_up.position=abc", "abc"),
+        ("model.backbone.bottom_up.norm_layer=abc", "str"),
+        ("model.pixel_mean=[1]", "tensor"),
+        ("model=5", "5"),
+    ],
+)
+def test_models_that_cannot_be_built(override, value):
+    config = load_config("configs/shapes/mask_rcnn_mvitv2_pico.py", [override])
+    with pytest.raises(ConfigError) as raised:
+        build_model(config)
+    assert value in str(raised.value)
+    assert "\n" not in str(raised.value)

@@ -67,6 +67,8 @@ def test_weights_of_published_models_have_names():
         ("train.log_period=1,2", "train.log_period=1,2"),
         ("train.max_iter.x=3", "'train.max_iter' is 1750"),
         ("~train.seed=1", "~train.seed=1"),
+        ("=5", "'=5'"),
+        ("+=5", "'+=5'"),
     ],
 )
 def test_overrides_that_cannot_be_applied_are_named(override, value):

@@ -240,7 +240,19 @@ WARNINGS = [
         sets(*BOX, bbox=[0.1, 0.2, 0.5, 0.25]),
         r"normalised to 0…1: 1 \(annotation 1: \[0.1, 0.2, 0.5, 0.25\] in 24 × 32\)",
     ),
-    Case("area of 0", sets(*BOX, area=0), r"'area' of 0 .*: 1 \(annotation 1\)"),
+    Case(
+        "corners of the box",
+        lambda dataset: [each.update(bbox=[10, 5, 30, 20]) for each in dataset["annotations"]],
+        r"x0, y0, x1, y1.*: \d \(annotation 1: \[10, 5, 30, 20\] in 24 × 32",
+    ),
+    Case("area of 0", sets(*BOX, area=0), r"'area' .*: 1 \(annotation 1: 0\)"),
+    Case("negative area", sets(*BOX, area=-4.5), r"'area' .*: 1 \(annotation 1: -4.5\)"),
+    Case("area that is a string", sets(*BOX, area="9"), r"'area' .*: 1 \(annotation 1: '9'\)"),
+    Case(
+        "object annotated twice",
+        lambda dataset: dataset["annotations"].append({**dataset["annotations"][0], "id": 7}),
+        r"more than once: 1 \(annotation 7: \[2, 2, 10, 10\]\)",
+    ),
     Case(
         "polygon that leaves the image",
         sets(*BOX, segmentation=[[2, 2, 40, 2, 2, 12]]),

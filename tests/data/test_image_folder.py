@@ -71,6 +71,32 @@ def test_folders_without_images_are_refused(content, tmp_path):
         ImageFolder(root)
 
 
+def test_hidden_files_and_folders_are_ignored(folder):
+    known = [record["file_name"] for record in ImageFolder(folder)]
+    for name in (
+        ".ipynb_checkpoints/1.png",
+        "__MACOSX/1.png",
+        "b/.ipynb_checkpoints/1.png",
+        "b/._1.png",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes((folder / "b/2.png").read_bytes())
+    dataset = ImageFolder(folder)
+    assert dataset.class_names == ["a", "b", "empty", "ä ö"]
+    assert [record["file_name"] for record in dataset] == known
+
+
+def test_classes_without_images_are_named(folder, caplog):
+    ImageFolder(folder)
+    assert "classes without images: empty" in caplog.text
+
+
+def test_links_in_a_circle_are_refused(folder):
+    (folder / "b" / "loop").symlink_to(folder, target_is_directory=True)
+    with pytest.raises(DatasetError, match="b/loop"):
+        ImageFolder(folder)
+
+
 def test_imagenet_is_found_below_detectron2s_folder(folder, monkeypatch):
     root = folder.parent / "imagenet"
     root.mkdir()

@@ -184,3 +184,6 @@ def test_images_that_cannot_be_sliced():
     detector = SlicedDetector(model, RESIZE)
     with pytest.raises(ConfigError, match="80 × 100.*64"):
         detector([{"image": image}])
+    detector = SlicedDetector(build(), RESIZE, SliceSettings(tile_size=1))
+    with pytest.raises(ConfigError, match=r"18000 tiles.*inference\.slices\.tile_size=1,"):
+        detector([{"image": torch.zeros(3, 100, 180, dtype=torch.uint8)}])

@@ -132,6 +132,13 @@ def test_fields_out_of_range(fields, value):
     assert value in str(caught.value)
 
 
+def test_a_view_of_one_column():
+    model = build("mask_rcnn_mvitv2_pico")
+    entry = {"image": torch.zeros(3, 1, 1, dtype=torch.uint8), "height": 1, "width": 1}
+    (found,) = DetectorWithTTA(model, TTASettings([1], max_size=1))([entry])
+    assert found["instances"].image_size == (1, 1)
+
+
 def test_models_that_cannot_be_augmented():
     panoptic = LazyConfig.load(str(CONFIGS / "shapes" / "panoptic_fpn_mvitv2_pico.py")).model
     with pytest.raises(ConfigError, match="PanopticFPN"):

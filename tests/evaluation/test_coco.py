@@ -220,8 +220,9 @@ def test_predictions_inside_a_crowd_do_not_count(small_set, crowd_has_mask):
     assert results["bbox"]["AP"] == results["segm"]["AP"] == pytest.approx(100)
 
 
-def test_an_area_of_0_is_that_of_the_box(small_set):
-    name = small_set([annotation(1, box=(10, 10, 40, 40), area=0)])
+@pytest.mark.parametrize("area", [0, -5, float("nan"), "1600"])
+def test_an_unusable_area_is_that_of_the_box(area, small_set):
+    name = small_set([annotation(1, box=(10, 10, 40, 40), area=area)])
     evaluator = COCOEvaluator(name)
     evaluator.process([{"image_id": 1}], [{"instances": instances([10, 10, 50, 50])}])
     results = evaluator.evaluate()["bbox"]

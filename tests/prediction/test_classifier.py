@@ -92,6 +92,8 @@ def test_mistakes_are_one_sentence(trained, tmp_path):
     config, weights, _ = trained
     with pytest.raises(ConfigError, match="top is 0"):
         Classifier(config, weights, top=0)
+    with pytest.raises(ConfigError, match="top is '3'"):
+        Classifier(config, weights, top="3")
     with pytest.raises(CheckpointError, match="no weights"):
         Classifier(config)
     with pytest.raises(ConfigError, match=r"model\.classifier"):

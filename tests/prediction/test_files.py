@@ -55,6 +55,7 @@ def test_a_name_may_look_like_a_pattern(files):
         ("nowhere.jpg", "there is no image, video or folder 'nowhere.jpg'"),
         ("a/*.gif", r"there is no image, video or folder 'a/\*.gif'"),
         ("empty", "'empty'"),
+        ("", "empty name"),
     ],
 )
 def test_names_without_files(name, message):

@@ -440,6 +440,7 @@ def test_saved_config_of_a_training(pico, tmp_path):
         (torch.zeros(8, 8, 3), "a Tensor is no image"),
         (None, "a NoneType is no image"),
         ("nowhere.jpg", "there is no image 'nowhere.jpg'"),
+        ("a\0.jpg", r"'a\\x00.jpg' is not the path of an image"),
     ],
 )
 def test_bad_images_get_one_sentence(bad, message, predictor):
@@ -464,11 +465,15 @@ def test_a_image_of_which_resizing_leaves_nothing(pico):
     [
         ("nowhere.py", "x.pth", {}, ConfigError, "there is no config file 'nowhere.py'"),
         ("mask_rcnn", "x.pth", {}, ConfigError, "'mask_rcnn' is neither"),
-        ("mvitv2_t_in1k", None, {}, ConfigError, "'mvitv2_t_in1k'.*no config"),
+        ("mvitv2_t_in1k", None, {}, ConfigError, "Classifier"),
         (PICO, None, {}, CheckpointError, "no weights to predict with"),
         (PICO, "nowhere.pth", {}, CheckpointError, "there is no file 'nowhere.pth'"),
         (PICO, "x.pth", {"score_threshold": 50}, ConfigError, "score_threshold is 50; it must be"),
-        (PICO, "x.pth", {"batch_size": 0}, ConfigError, "batch_size is 0; it must be at least 1"),
+        (PICO, "x.pth", {"score_threshold": "0.5"}, ConfigError, "score_threshold is '0.5'"),
+        (PICO, "x.pth", {"batch_size": 0}, ConfigError, "batch_size is 0; it must be"),
+        (PICO, "x.pth", {"batch_size": 1.5}, ConfigError, "batch_size is 1.5; it must be"),
+        (PICO, "tests", {}, CheckpointError, "'tests' is a directory"),
+        ("configs/ImageNet/mvitv2_t.py", "x.pth", {}, ConfigError, "Classifier"),
     ],
 )
 def test_mistakes_get_one_sentence(config, weights, options, error, message):
