@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from ..errors import CheckpointError
 from .download import local_path
 from .files import read_file
 from .formats import Weights, recognise
@@ -98,4 +99,28 @@ def select_weights(
     selected, report = match(weights, state, path=str(path), purpose=purpose, reset_head=reset_head)
     logger.log(logging.ERROR if report.errors else logging.INFO, "%s", report.table())
     check(report, str(path))
+    _check_values(selected, state, path)
     return selected, report
+
+
+def _check_values(
+    selected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | Path
+) -> None:
+    """Refuses weights with which a model would silently find nothing.
+
+    Raises:
+        CheckpointError: a weight is infinite, NaN or an integer.
+    """
+    for name, tensor in selected.items():
+        if not state[name].is_floating_point():
+            continue
+        problem = ""
+        if not tensor.is_floating_point():
+            problem = f"is of type {str(tensor.dtype).removeprefix('torch.')}"
+        elif not tensor.isfinite().all():
+            problem = "has infinite or NaN values"
+        if problem:
+            raise CheckpointError(
+                f"'{name}' of '{path}' {problem}; take weights of an earlier iteration, or "
+                "convert them again"
+            )

@@ -30,6 +30,21 @@ def refuses(tmp_path):
     return check
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: torch.full_like(tensor, float("nan")), "infinite or NaN"),
+        (lambda tensor: tensor.int(), "int32"),
+    ],
+)
+def test_weights_that_are_no_numbers(change, message, backbone, refuses):
+    model = backbone()
+    state = dict(model.state_dict())
+    state["patch_embed.proj.bias"] = change(state["patch_embed.proj.bias"])
+    refuses(model, {"model": state}, "'patch_embed.proj.bias'")
+    refuses(model, {"model": state}, message, purpose="train")
+
+
 def test_training_from_a_backbone_leaves_the_rest_as_it_is(
     backbone, detector, imagenet_state, tmp_path
 ):
