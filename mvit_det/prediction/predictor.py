@@ -255,6 +255,9 @@ class Predictor:
         enabled = self._dtype != torch.float32
         with torch.autocast(self._device.type, self._dtype, enabled=enabled):
             outputs: list[dict[str, Any]] = self.detector(inputs)
+        for output in outputs:
+            # NumPy has no bf16.
+            output["instances"].scores = output["instances"].scores.float()
         return outputs
 
     def _choose_detector(self, config: DictConfig, score_threshold: float | None) -> Any:

@@ -502,3 +502,14 @@ def test_configs_of_something_else(pico):
     del config.dataloader
     with pytest.raises(ConfigError, match="the config lacks 'model' or 'dataloader.test.mapper'"):
         Predictor(config, pico[1], device="cpu")
+
+
+def test_bf16_rounds_and_other_types_are_named(pico):
+    image = random_image()
+    expected = Predictor(*pico, device="cpu")(image).instances
+    found = Predictor(*pico, device="cpu", dtype="bf16")(image).instances
+    assert found.scores.dtype == torch.float32
+    assert not torch.equal(found.scores, expected.scores)
+    torch.testing.assert_close(found.scores[:5], expected.scores[:5], atol=0.05, rtol=0)
+    with pytest.raises(ConfigError, match="int4"):
+        Predictor(*pico, device="cpu", dtype="int4")
