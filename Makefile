@@ -69,8 +69,12 @@ lint: $(READY) ## Check style, formatting and types
 	@$(RUN) -m mypy mvit_det tools
 
 .PHONY: bench
-bench: $(READY) ## Measure speed and memory against Detectron2's MViT, in minutes
+bench: $(READY) ## Measure speed and memory against Detectron2's MViT on the CPU, in minutes
 	@$(RUN) tools/benchmark.py
+
+.PHONY: gpu
+gpu: $(READY) ## Run the tests and measurements for NVIDIA GPUs, in ten minutes; skips without one
+	@$(RUN) tools/benchmark.py --gpu --output output/gpu
 
 .PHONY: clean
 clean: ## Remove caches and build products; keeps .venv, data and output

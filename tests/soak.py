@@ -17,10 +17,10 @@ from tests.engine.trainings import Run, children_of
 ITERATIONS = 2000
 EARLY, LATE = range(300, 601), range(1700, 2001)
 WORKERS = 2
-# Per process, from one window to the other. One image of 64 pixels that leaks per step is 17 MB
-# in the 1400 steps between; a file that leaks per evaluation or checkpoint makes 5 or 14.
+# Per process, from one window to the other. An image of 64 pixels that leaks in each step is 17 MB
+# over the 1400 steps between; a file that leaks per evaluation or checkpoint is 5 or 14 files.
 MOST_GROWTH = {"memory": 16.0, "files": 2}
-# What is freed goes back to the system at once, so that it does not count as in use (glibc).
+# Freed memory goes back to the system at once, and does not count as in use (glibc).
 GIVE_BACK = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",
@@ -35,10 +35,10 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Sample:
-    """What a process has in use after an iteration: resident memory in MB, and open files.
+    """Resources of a process after an iteration: resident memory in MB, and open files.
 
-    Memory that it has for itself alone would be no measure: it grows wherever the trainer writes to
-    pages that it shared with the loaders when they started.
+    Private memory would be misleading: it grows wherever the trainer writes to pages that it has
+    shared with its DataLoader workers since they started.
     """
 
     iteration: int
@@ -53,7 +53,7 @@ def measure(process, iteration):
 def in_use(samples, window, field):
     """In a window: the median memory, or the fewest files.
 
-    Images that are on their way from one process to another are open files too, a few at a time.
+    Images in transit between processes are open files too, a few at a time.
     """
     values = [getattr(sample, field) for sample in samples if sample.iteration in window]
     return min(values) if field == "files" else statistics.median(values)
@@ -61,7 +61,7 @@ def in_use(samples, window, field):
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    """Of the trainer and the processes that load images for it, after every ten iterations."""
+    """Samples of the trainer and its DataLoader workers, after every ten iterations."""
     datasets, output = tmp_path_factory.mktemp("datasets"), tmp_path_factory.mktemp("output")
     generate_shapes(datasets / "shapes" / "train", 200, 64, seed=0, max_shapes=3)
     generate_shapes(datasets / "shapes" / "val", 12, 64, seed=1, max_shapes=3)
@@ -84,20 +84,20 @@ def samples(tmp_path_factory):
     trainer = psutil.Process(training.pid)
     found = {"trainer": []}
     printed = []
-    loaders = []
+    workers = []
     for line in training.stdout:
         printed.append(line)
         logged = re.search(r"\biter: (\d+)\b", line)
         if not logged:
             continue
-        # The processes of evaluations come later, and go.
-        loaders = loaders or children_of(training)
-        processes = {"trainer": trainer, **{f"loader {n}": p for n, p in enumerate(loaders)}}
+        # Workers of evaluations start later, and end.
+        workers = workers or children_of(training)
+        processes = {"trainer": trainer, **{f"worker {n}": p for n, p in enumerate(workers)}}
         for name, process in processes.items():
             found.setdefault(name, []).append(measure(process, int(logged[1])))
     assert training.wait(timeout=60) == 0, "".join(printed[-50:])
-    assert len(loaders) == WORKERS
-    assert not any(loader.is_running() for loader in loaders)
+    assert len(workers) == WORKERS
+    assert not any(worker.is_running() for worker in workers)
     return found
 
 

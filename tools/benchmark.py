@@ -8,7 +8,10 @@ tools/benchmark.py --detector --what train           a whole Mask R-CNN
 tools/benchmark.py --checkpoint scale2,scale3        the cost and gain of checkpointing
 tools/benchmark.py --mask-padding                    the cost of masking the padding
 tools/benchmark.py --sweep                           from 256² to 2048² pixels, with a plot
+tools/benchmark.py --attention --dtype bf16          the attention kernels, on a model's shapes
+tools/benchmark.py --recipes configs/COCO/recipes/*.py --device cuda
 tools/benchmark.py --runtime                         PyTorch, ONNX Runtime and OpenVINO
+tools/benchmark.py --gpu                             tests and all tables of a GPU, in ten minutes
 
 Both sides run by turns. The table shows medians and, in brackets, the minimum and the maximum of
 all repeats. The floor is the time that the floating-point operations of the forward pass would take
@@ -20,9 +23,10 @@ before it.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,11 +41,14 @@ from mvit_det.benchmarking import (
     compare,
     draw,
     format_rows,
+    gpu,
     preset,
     provenance,
     sweep,
     time_per_pixel,
 )
+from mvit_det.benchmarking.attention import compare_kernels, format_kernels
+from mvit_det.benchmarking.recipes import format_recipes, measure_recipes
 from mvit_det.benchmarking.runtimes import (
     RUNTIMES,
     RuntimeRow,
@@ -50,6 +57,9 @@ from mvit_det.benchmarking.runtimes import (
 )
 from mvit_det.errors import MViTDetError
 
+ROOT = Path(__file__).resolve().parents[1]
+# The largest micro-batch of COCO's augmentations, and a usual image.
+RECIPE_SIZES = ((1250, 1333), (800, 1216))
 STAGES = ("scale2", "scale3", "scale4", "scale5")
 # Options of a single case, which presets set themselves.
 CASE_OPTIONS = (
@@ -91,7 +101,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--size", choices=SIZES, default="t", help="of the model; default: t")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    add("--device", choices=("cpu", "cuda"), help="default: cpu, and cuda with --gpu")
     add("--compile", action="store_true", help="run both sides' backbones through torch.compile")
     add("--threads", type=int, default=0, metavar="N", help="of the CPU; default: PyTorch's")
     add("--repeats", type=int, metavar="N", help="default: 3 to 20, depending on the case")
@@ -106,8 +116,16 @@ def parse_arguments() -> argparse.Namespace:
     sets.add_argument("--runtime", type=parse_runtimes, nargs="?", const=RUNTIMES, metavar="NAMES",
         help="inference on the CPU, of detector and backbone, in these runtimes, separated by "
         f"commas; default: {','.join(RUNTIMES)}")  # fmt: skip
+    sets.add_argument("--attention", action="store_true",
+        help="compare the attention kernels on the shapes of a model's blocks")  # fmt: skip
+    sets.add_argument("--recipes", nargs="+", type=Path, metavar="CONFIG",
+        help="memory, against its estimate, and time of the training steps of configs")  # fmt: skip
+    sets.add_argument("--gpu", action="store_true",
+        help="run the GPU's tests, kernels, benchmark and recipes; with --device cpu a rehearsal "
+        "at tiny sizes")  # fmt: skip
 
-    add = parser.add_argument_group("a single case, also for --sweep").add_argument
+    single = parser.add_argument_group("a single case, also for --sweep and --attention")
+    add = single.add_argument
     add("--image-size", type=int, nargs=2, action="append", metavar=("HEIGHT", "WIDTH"),
         help="in pixels, may be repeated; default: 800 1216")  # fmt: skip
     add("--batch", type=int, metavar="N", help="images per batch; default: 1")
@@ -131,12 +149,14 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.runtime and {*chosen} - {"image_size"}:
         option = next(name for name in chosen if name != "image_size").replace("_", "-")
         parser.error(f"argument --{option}: not allowed with argument --runtime")
-    if arguments.runtime and arguments.device != "cpu":
+    if arguments.runtime and arguments.device == "cuda":
         parser.error("argument --runtime: measures on the CPU only")
     if arguments.repeats is not None and arguments.repeats < 1:
         parser.error(f"argument --repeats: must be positive, not {arguments.repeats}")
-    if not (chosen or arguments.sweep or arguments.runtime):
+    modes = ("sweep", "runtime", "attention", "recipes", "gpu")
+    if not (chosen or any(getattr(arguments, mode) for mode in modes)):
         arguments.preset = arguments.preset or "quick"
+    arguments.device = arguments.device or ("cuda" if arguments.gpu else "cpu")
     return arguments
 
 
@@ -164,24 +184,23 @@ def make_cases(arguments: argparse.Namespace) -> list[Case]:
     return sorted(cases, key=lambda case: case.pixels)
 
 
-def measure(cases: list[Case], is_sweep: bool) -> Iterator[Row]:
+def measure(cases: Sequence[Case], is_sweep: bool) -> Iterator[Row]:
     """Measures all cases, and says on standard error what is going on."""
     if is_sweep:
         for row in sweep(cases):
-            print(format_rows([row]).splitlines()[2], file=sys.stderr, flush=True)
+            announce(format_rows([row]).splitlines()[2])
             yield row
         return
     for case in cases:
-        what = " and ".join(case.what)
-        print(f"Measuring {what}: {case.describe()} …", file=sys.stderr, flush=True)
+        announce(f"Measuring {' and '.join(case.what)}: {case.describe()} …")
         yield from compare(case)
 
 
-def measure_runtimes(arguments: argparse.Namespace) -> None:
-    """Measures runtimes, prints the table and writes it."""
+def measure_runtimes(arguments: argparse.Namespace) -> list[RuntimeRow]:
+    """Measures the runtimes of the command line."""
     rows: list[RuntimeRow] = []
     for image_size in arguments.image_size or [(800, 1216)]:
-        print(f"Measuring {', '.join(arguments.runtime)} …", file=sys.stderr, flush=True)
+        announce(f"Measuring {', '.join(arguments.runtime)} …")
         rows += compare_runtimes(
             arguments.size,
             tuple(image_size),
@@ -189,32 +208,73 @@ def measure_runtimes(arguments: argparse.Namespace) -> None:
             repeats=arguments.repeats or 5,
             threads=arguments.threads,
         )
-    text = format_runtimes(rows)
+    return rows
+
+
+def measure_arguments(arguments: argparse.Namespace) -> tuple[str, list[Any], str]:
+    """Measures what the command line asks for; returns a name of the files, rows and tables."""
+    device = arguments.device
+    if arguments.runtime:
+        runtimes = measure_runtimes(arguments)
+        return "runtimes", runtimes, format_runtimes(runtimes)
+    if arguments.recipes:
+        memory_size, *_, time_size = map(tuple, 2 * (arguments.image_size or RECIPE_SIZES))
+        recipes = list(measure_recipes(arguments.recipes, device, memory_size, time_size))
+        return "recipes", recipes, format_recipes(recipes)
+    cases = make_cases(arguments)
+    if arguments.attention:
+        kernels = [row for case in cases for row in compare_kernels(case)]
+        return "attention", kernels, format_kernels(kernels)
+    rows = list(measure(cases, arguments.sweep))
+    rows += time_per_pixel(rows)
+    return "benchmark", rows, format_rows(rows)
+
+
+def announce(line: str) -> None:
+    """Prints a line on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def write(folder: Path, name: str, text: str, content: object) -> list[Path]:
+    """Prints the tables and writes them, as Markdown and JSON."""
     print(text)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    content = {**provenance(sys.argv), "rows": [asdict(row) for row in rows]}
-    written = [arguments.output / f"runtimes.{extension}" for extension in ("json", "md")]
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / f"{name}.{extension}" for extension in ("json", "md")]
     written[0].write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     written[1].write_text(text + "\n", encoding="utf-8")
-    print(f"\nWrote {' and '.join(map(str, written))}")
+    return written
+
+
+def run_gpu(arguments: argparse.Namespace) -> None:
+    """Runs everything that needs a GPU, or says why not."""
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        print("Skipped: PyTorch finds no CUDA device on this machine.")
+        return
+    folder = arguments.output
+    steps = gpu.plan(arguments.device, ROOT)
+    outcomes = gpu.run(steps, ROOT, folder, arguments.device, announce)
+    print((folder / "gpu.md").read_text(encoding="utf-8"))
+    print(f"Wrote {folder / 'gpu.json'}, {folder / 'gpu.md'}")
+    failed = [outcome.step.title for outcome in outcomes if outcome.status != "passed"]
+    if failed:
+        sys.exit(f"error: not all steps passed: {', '.join(failed)}; see {folder / 'gpu.md'}")
 
 
 def main() -> None:
-    """Measures, prints the table and writes the files."""
+    """Measures, prints the tables and writes the files."""
     arguments = parse_arguments()
     if arguments.threads > 0:
         torch.set_num_threads(arguments.threads)
-    if arguments.runtime:
-        measure_runtimes(arguments)
+    if arguments.gpu:
+        run_gpu(arguments)
         return
-    rows = list(measure(make_cases(arguments), arguments.sweep))
-    rows += time_per_pixel(rows)
-    text = format_rows(rows)
-    print(text)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    written = [arguments.output / f"benchmark.{ending}" for ending in ("json", "md")]
-    written[0].write_text(json.dumps(as_json(rows, sys.argv), indent=2) + "\n", encoding="utf-8")
-    written[1].write_text(text + "\n", encoding="utf-8")
+    name, rows, text = measure_arguments(arguments)
+    content = (
+        as_json(rows, sys.argv)
+        if name == "benchmark"
+        else {**provenance(sys.argv), "rows": [asdict(row) for row in rows]}
+    )
+    written = write(arguments.output, name, text, content)
     if arguments.sweep:
         written.append(arguments.output / "benchmark.png")
         draw(rows, written[-1])

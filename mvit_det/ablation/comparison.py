@@ -5,6 +5,7 @@ of more than one core, so several trainings run at once where there is no GPU. T
 all are trained: by turns, image by image, so that other load on the machine affects all alike.
 """
 
+import gc
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -175,6 +176,7 @@ def _measure_model(config: DictConfig) -> dict[str, Any]:
         with EventStorage():
             sum(model(batch).values()).backward()
 
+    gc.collect()
     peak = peak_memory(config.train.device, training_step)
     image = model.eval().preprocess_image(batch[:1]).tensor
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

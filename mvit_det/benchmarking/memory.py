@@ -86,7 +86,6 @@ def cores() -> int:
 
 def peak_memory(device: str, run: Callable[[], None]) -> int:
     """Peak memory while `run` runs, in bytes above the memory in use before it."""
-    gc.collect()
     return (_peak_of_allocator if device.startswith("cuda") else _peak_of_process)(run)
 
 
@@ -100,6 +99,7 @@ def _measure_here(case: Case, side: str, name: str) -> int:
     if case.compile:
         workload.run(name)
         workload.model.zero_grad(set_to_none=True)
+    gc.collect()
     return peak_memory(case.device, lambda: workload.run(name))
 
 

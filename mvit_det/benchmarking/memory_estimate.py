@@ -30,7 +30,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from ..errors import ConfigError
-from ..modeling import MViTv2
+from ..modeling import MultiScaleTransformer
 from ..modeling.kernels import plain_operators
 from .workload import random_images
 
@@ -237,7 +237,7 @@ def _checkpointed_blocks(model: nn.Module) -> list[nn.Module]:
     return [
         block
         for part in model.modules()
-        if isinstance(part, MViTv2)
+        if isinstance(part, MultiScaleTransformer)
         for plan, block in zip(part.plan, part.blocks, strict=True)
         if plan.scale in part.checkpointed
     ]

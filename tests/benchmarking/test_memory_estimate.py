@@ -24,7 +24,7 @@ from mvit_det.benchmarking.memory_estimate import (
 from mvit_det.benchmarking.workload import random_images
 from mvit_det.config import load_config
 from mvit_det.errors import ConfigError
-from mvit_det.modeling import MViTv2
+from mvit_det.modeling import MViTv2, MViTv2Classifier
 from mvit_det.modeling.kernels import custom_operators_enabled, plain_operators
 
 PICO = dict(depths=(1, 2, 2, 1), embed_dim=16, num_heads=1, drop_path_rate=0.1)
@@ -128,6 +128,21 @@ def test_checkpointing_more_stages_needs_less():
         needed.append(activation_bytes(backbone, images, True))
     assert needed == sorted(needed, reverse=True)
     assert needed[-1] < 0.5 * needed[0]
+
+
+@pytest.mark.parametrize("class_token", [False, True])
+def test_checkpointing_a_classifier_needs_less(class_token):
+    model = {**PICO, "depths": (2, 2, 2, 1), "class_token": class_token}
+    needed, plain = (
+        activation_bytes(
+            MViTv2Classifier(10, **model, use_checkpoint=stages).train(),
+            torch.randn(2, 3, 64, 64),
+            True,
+        )
+        for stages in (True, False)
+    )
+    # The inputs of seven blocks, and what one of them needs when it is computed again.
+    assert 0.2 * plain < needed < 0.6 * plain
 
 
 def test_a_single_block_is_not_helped_by_checkpointing():

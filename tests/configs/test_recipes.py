@@ -23,7 +23,7 @@ for_each_recipe = pytest.mark.parametrize("path", RECIPES, ids=[path.stem for pa
 
 
 def published(path):
-    """The config that a recipe is made of."""
+    """The config that a recipe starts from."""
     return load_config(COCO / f"{re.sub('_[0-9]+gb$', '', path.stem)}.py")
 
 
@@ -60,11 +60,11 @@ def test_the_schedule_follows_from_the_published_one(path):
     stretch = EPOCHS / PUBLISHED_EPOCHS / ratio
     iterations = config.train.max_iter
     assert batch % config.train.grad_accum_steps == 0
-    # The linear rule.
+    # Linear scaling.
     assert config.optimizer.lr == pytest.approx(original.optimizer.lr * ratio)
     assert config.optimizer.lr == pytest.approx(1.6e-4 * batch / 64)
     assert iterations == original.train.max_iter * stretch
-    # Steps at the same shares, and a warm-up of as many images.
+    # Steps at the same fractions, and a warm-up of as many images.
     steps, original_steps = config.lr_multiplier.scheduler, original.lr_multiplier.scheduler
     assert steps.milestones == [round(step * stretch) for step in original_steps.milestones]
     assert steps.num_updates == iterations
@@ -74,13 +74,13 @@ def test_the_schedule_follows_from_the_published_one(path):
     assert rate(0.5) == 1
     assert rate(0.8) == pytest.approx(0.1)
     assert rate(0.99) == pytest.approx(0.01)
-    # Each epoch ends with an evaluation, and a third of it with a checkpoint.
+    # An evaluation after each epoch, and a checkpoint after each third of it.
     assert config.train.eval_period * EPOCHS == iterations
     assert config.train.checkpointer.period * 3 == config.train.eval_period
 
 
 @for_each_recipe
-def test_gradients_are_clipped_and_weights_averaged(path):
+def test_gradients_are_clipped_and_ema_is_on(path):
     settings = load_config(path).train
     assert settings.max_grad_norm == 1.0
     assert settings.ema.enabled
@@ -90,11 +90,11 @@ def test_gradients_are_clipped_and_weights_averaged(path):
 
 
 @pytest.mark.parametrize("size", ["t", "s"])
-def test_recipes_of_one_size_differ_in_the_parts_of_a_batch_only(size):
+def test_recipes_of_one_size_differ_in_their_micro_batches_only(size):
     configs = [load_config(COCO / "recipes" / f"mask_rcnn_mvitv2_{size}_{gpu}gb.py")
                for gpu in (12, 24, 48)]  # fmt: skip
-    parts = [config.train.pop("grad_accum_steps") for config in configs]
-    assert parts == sorted(parts, reverse=True)
+    steps = [config.train.pop("grad_accum_steps") for config in configs]
+    assert steps == sorted(steps, reverse=True)
     assert configs[0] == configs[1] == configs[2]
 
 

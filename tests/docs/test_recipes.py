@@ -35,8 +35,8 @@ def test_recipes_are_what_the_page_says():
     assert sorted(table) == sorted(path.stem for path in RECIPES.glob("*.py"))
     for name, row in table.items():
         config = load_config(RECIPES / f"{name}.py")
-        batch, parts = config.dataloader.train.total_batch_size, config.train.grad_accum_steps
-        assert row["at once × parts = step"] == f"{batch // parts} × {parts} = {batch}"
+        batch, steps = config.dataloader.train.total_batch_size, config.train.grad_accum_steps
+        assert row["micro-batch × accumulation = batch"] == f"{batch // steps} × {steps} = {batch}"
         assert float(row["learning rate"]) == pytest.approx(config.optimizer.lr)
         assert int(row["iterations"].replace(",", "")) == config.train.max_iter
         assert int(row["epochs"]) * 120_000 == config.train.max_iter * batch

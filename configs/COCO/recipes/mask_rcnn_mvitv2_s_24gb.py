@@ -1,4 +1,4 @@
-"""The same on one GPU with 24 GB: 4 images at once."""
+"""The same on one GPU with 24 GB: micro-batches of 4 images."""
 
 from .mask_rcnn_mvitv2_s_12gb import data, dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,4 +1,4 @@
-"""The same on one GPU with 48 GB: 8 images at once."""
+"""The same on one GPU with 48 GB: micro-batches of 8 images."""
 
 from .mask_rcnn_mvitv2_t_12gb import data, dataloader, lr_multiplier, model, optimizer, train
 
