@@ -1,4 +1,10 @@
-"""From an address to a file on this machine: whole, checked, and downloaded once."""
+"""Downloads of weights into Detectron2's cache: complete, checked, and once.
+
+Detectron2's PathManager and `torch.hub.download_url_to_file` start again from zero after a broken
+connection, which for 2.8 GB (MViTv2-H) may never end; the first does not compare MD5 checksums or
+sizes, and both accept a web page in place of a file. So this module resumes, retries and checks by
+itself, and takes from iopath the lock that lets several processes share one download.
+"""
 
 import hashlib
 import http.client
@@ -18,21 +24,28 @@ from ..errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2/"  # what `detectron2://` stands for
-ATTEMPTS = 5  # in a row that get no further
-PAUSE = 1.0  # seconds between them
-TIMEOUT = 30.0  # seconds without an answer
+DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2/"  # `detectron2://` stands for it
+ATTEMPTS = 5  # in a row without progress
+PAUSE = 1.0  # seconds between attempts
+TIMEOUT = 30.0  # seconds without a response
 CHUNK_SIZE = 2**20
+
+# Where file names end in the first digits of a checksum: Detectron2's model zoo, PyTorch's server.
+# Elsewhere they are a step, a date or a commit: `model_0005000.pth`, `detector_20240315.pth`.
+_CHECKSUMS = (
+    ("md5", re.compile(r".*/model_final_([0-9a-f]{6})\.pkl")),
+    ("sha256", re.compile(r"https://download\.pytorch\.org/.*-([0-9a-f]{8,64})\.pth")),
+)
 
 
 def local_path(address: str | Path) -> Path:
-    """The file behind a path or an address, which is downloaded if it was not before.
+    """Returns the local file of a path or URL, downloading it the first time.
 
     Args:
-        address: a file, or an `http(s)://` or `detectron2://` address.
+        address: a file, or an `http(s)://` or `detectron2://` URL.
 
     Raises:
-        CheckpointError: there is no such file, or it cannot be downloaded.
+        CheckpointError: the file does not exist, or cannot be downloaded.
     """
     text = str(address)
     if text.startswith("detectron2://"):
@@ -46,18 +59,18 @@ def local_path(address: str | Path) -> Path:
         )
     if not path.is_file():
         raise CheckpointError(
-            f"there is no file '{text}'; weights are named by a file, or by an http(s):// or "
-            "detectron2:// address"
+            f"there is no file '{text}'; give weights as a file, or as an http(s):// or "
+            "detectron2:// URL"
         )
     return path
 
 
 def cache_path(url: str) -> Path:
-    """Where the file of an address is kept.
+    """Returns where the file of a URL is kept.
 
-    That is the cache that Detectron2 uses, with the same folders, so that neither downloads what
-    the other has: `$FVCORE_CACHE`, or else `~/.torch/iopath_cache`. Files of other servers lie
-    in a folder with the server's name.
+    This is Detectron2's cache, `$FVCORE_CACHE` or `~/.torch/iopath_cache`, with the same folders,
+    so that neither downloads what the other has. Files of other servers get a folder with the
+    server's name.
     """
     parts = urlsplit(url)
     folder = Path(os.environ.get("FVCORE_CACHE") or "~/.torch/iopath_cache").expanduser()
@@ -70,14 +83,14 @@ def cache_path(url: str) -> Path:
 
 
 def download(url: str) -> Path:
-    """Downloads a file into the cache; a file that is there already is taken as it is.
+    """Downloads a file into the cache, unless it is there already.
 
-    The file gets its name only when it is whole, has the length that the server announced and,
-    where its name tells one, the checksum. The next call goes on with what an interruption leaves.
-    Several processes at once download one file once.
+    The file appears under its name only when it is complete: its size is the one that the server
+    announced, and its checksum matches if its name has one. An interrupted download is resumed by
+    the next call. Processes that want the same file at the same time download it once.
 
     Raises:
-        CheckpointError: it cannot be had, or is not what its name says.
+        CheckpointError: the file cannot be downloaded or written, or its checksum does not match.
     """
     target = cache_path(url)
     if target.is_file():
@@ -88,48 +101,26 @@ def download(url: str) -> Path:
                 _Download(url, target).run()
     except OSError as error:
         raise CheckpointError(
-            f"cannot keep '{url}' at '{target}' ({error.strerror or error}); name a folder with "
-            "room for it in FVCORE_CACHE"
+            f"cannot write '{url}' to '{target}' ({error.strerror or error}); set FVCORE_CACHE to "
+            "a folder with enough space"
         ) from error
     return target
 
 
-def check_digest(path: Path) -> str:
-    """Compares a file with the beginning of a checksum that ends its name, `name_1a2b3c.pkl`.
-
-    Detectron2's model zoo documents it as that of the MD5; SHA-256, PyTorch's custom, passes too.
-
-    Returns:
-        "md5" or "sha256", or "" where the name ends in no checksum.
-
-    Raises:
-        CheckpointError: neither begins like that.
-    """
-    name = path.name.removesuffix(".part")
-    expected = re.search(r"[-_]([0-9a-f]{6,64})\.[A-Za-z0-9]+$", name)
-    if not expected:
-        return ""
-    digests = {kind: hashlib.new(kind, usedforsecurity=False) for kind in ("md5", "sha256")}
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_SIZE):
-            for digest in digests.values():
-                digest.update(chunk)
-    for kind, digest in digests.items():
-        if digest.hexdigest().startswith(expected[1]):
-            return kind
-    raise CheckpointError(
-        f"'{name}' is not the file its name says: its checksum begins with neither MD5 nor SHA-256 "
-        f"'{expected[1]}' (found {digests['md5'].hexdigest()} and "
-        f"{digests['sha256'].hexdigest()}); it was not kept"
-    )
+def find_checksum(url: str) -> tuple[str, str] | None:
+    """The kind and the first digits of the checksum that a URL names; None if it names none."""
+    for kind, pattern in _CHECKSUMS:
+        if match := pattern.fullmatch(url.partition("?")[0]):
+            return kind, match[1]
+    return None
 
 
 class _Download:
-    """One file on its way.
+    """A download in progress.
 
     Attributes:
-        part: what there is of it so far.
-        version: a file with what the server calls this version, as parts of two do not fit.
+        part: the bytes so far.
+        version: a file with the server's name of the version that they belong to.
     """
 
     def __init__(self, url: str, target: Path) -> None:
@@ -139,7 +130,7 @@ class _Download:
         self.version = target.with_name(target.name + ".version")
 
     def run(self) -> None:
-        """Tries until the file is whole or several attempts in a row got no further."""
+        """Downloads until the file is complete, or several attempts in a row made no progress."""
         logger.info("Downloading %s to %s", self.url, self.target)
         failures, furthest = 0, self._size()
         while problem := self._attempt():
@@ -148,16 +139,84 @@ class _Download:
             if failures == ATTEMPTS:
                 raise self._failed(problem)
             time.sleep(PAUSE)
-        try:
-            kind = check_digest(self.part)
-        except CheckpointError:
-            self._forget()
-            raise
-        with open(self.part, "rb+") as file:
-            os.fsync(file.fileno())
+        self._check()
         os.replace(self.part, self.target)
-        self.version.unlink(missing_ok=True)
-        logger.info("Downloaded %s%s", self.target, f", its {kind} is right" if kind else "")
+        self._forget()
+        logger.info("Downloaded %s", self.target)
+
+    def _attempt(self) -> str:
+        """Requests the missing bytes. Returns a problem that another attempt may solve, or ''."""
+        request = urllib.request.Request(self.url, headers={"Accept-Encoding": "identity"})
+        start = self._size()
+        if start and self.version.exists():
+            request.add_header("Range", f"bytes={start}-")
+            # The server sends the whole file if its version has changed since.
+            request.add_header("If-Range", self.version.read_text())
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+                return self._receive(response, start)
+        except urllib.error.HTTPError as error:
+            problem = f"the server says {error.code} {error.reason}"
+            if error.code == 416:
+                self._forget()  # more bytes than the file has
+            elif error.code < 500 and error.code not in (408, 429):
+                raise self._failed(problem) from error
+            return problem
+        except urllib.error.URLError as error:
+            return str(error.reason)
+        except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            return str(error) or type(error).__name__
+
+    def _receive(self, response: http.client.HTTPResponse, start: int) -> str:
+        headers = response.headers
+        if headers.get_content_type() == "text/html":
+            raise self._failed("the server sends a web page instead of the file")
+        if not headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            start = 0
+            self._forget()
+            tag = headers.get("ETag", "")
+            # A weak tag may stand for different bytes.
+            version = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
+            if version:
+                self.version.write_text(version)
+        length = headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        bar = tqdm(
+            total=total,
+            initial=start,
+            desc=self.target.name,
+            unit="B",
+            unit_scale=True,
+            disable=None,  # shown on terminals only
+        )
+        with bar, open(self.part, "ab") as file:
+            while chunk := response.read(CHUNK_SIZE):
+                file.write(chunk)
+                bar.update(len(chunk))
+            os.fsync(file.fileno())
+        complete = total is None or self._size() == total
+        return "" if complete else f"got {self._size()} of {total} bytes"
+
+    def _check(self) -> None:
+        """Compares the checksum, if the URL names one.
+
+        Raises:
+            CheckpointError: it does not match; the file has been deleted.
+        """
+        checksum = find_checksum(self.url)
+        if not checksum:
+            return
+        kind, expected = checksum
+        with open(self.part, "rb") as file:
+            digest = hashlib.new(kind, usedforsecurity=False)
+            while chunk := file.read(CHUNK_SIZE):
+                digest.update(chunk)
+        if not digest.hexdigest().startswith(expected):
+            self._forget()
+            raise CheckpointError(
+                f"the {kind} checksum of '{self.url}' is {digest.hexdigest()} and does not begin "
+                f"with {expected}, as its name says; the file was deleted, download it again"
+            )
 
     def _size(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
@@ -168,63 +227,6 @@ class _Download:
 
     def _failed(self, problem: str) -> CheckpointError:
         return CheckpointError(
-            f"cannot download '{self.url}' ({problem}); get the file by other means and put it at "
-            f"'{self.target}'"
+            f"cannot download '{self.url}' ({problem}); download the file by other means and put "
+            f"it at '{self.target}'"
         )
-
-    def _attempt(self) -> str:
-        """Asks for what is missing. Returns what went wrong that trying again may mend, or ''."""
-        request = urllib.request.Request(self.url, headers={"Accept-Encoding": "identity"})
-        start = self._size()
-        if start and self.version.exists():
-            request.add_header("Range", f"bytes={start}-")
-            # If it is another version by now, the server sends all of that.
-            request.add_header("If-Range", self.version.read_text())
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-                return self._receive(response, start)
-        except urllib.error.HTTPError as error:
-            if error.code == 416:
-                self._forget()  # a part longer than the file
-            elif error.code < 500 and error.code not in (408, 429):
-                raise self._failed(f"the server says {error.code} {error.reason}") from error
-            return f"the server says {error.code} {error.reason}"
-        except urllib.error.URLError as error:
-            return str(error.reason)
-        except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            return str(error) or type(error).__name__
-
-    def _receive(self, response: http.client.HTTPResponse, start: int) -> str:
-        headers = response.headers
-        if headers.get_content_type() == "text/html":
-            raise self._failed("the server sends a web page and no file")
-        if response.status != 206 or not headers.get("Content-Range", "").startswith(
-            f"bytes {start}-"
-        ):
-            start = 0
-        tag = headers.get("ETag", "")
-        # A weak tag may stand for different bytes.
-        version = headers.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
-        if not start:
-            self._forget()
-            if version:
-                self.version.write_text(version)
-        length = headers.get("Content-Length")
-        total = None if length is None else start + int(length)
-        with (
-            open(self.part, "ab" if start else "wb") as file,
-            tqdm(
-                total=total,
-                initial=start,
-                desc=self.target.name,
-                unit="B",
-                unit_scale=True,
-                disable=None,  # shown on terminals only
-            ) as bar,
-        ):
-            while chunk := response.read(CHUNK_SIZE):
-                file.write(chunk)
-                bar.update(len(chunk))
-        if total is not None and self._size() != total:
-            return f"got {self._size()} of {total} bytes"
-        return ""

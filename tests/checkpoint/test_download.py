@@ -1,4 +1,4 @@
-"""Downloads from a real server that also misbehaves."""
+"""Downloads from a real server, which also misbehaves."""
 
 import hashlib
 import http.server
@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from mvit_det import model_zoo
 from mvit_det.checkpoint import download as download_module
 from mvit_det.checkpoint import local_path
-from mvit_det.checkpoint.download import cache_path, check_digest, download
+from mvit_det.checkpoint.download import cache_path, download, find_checksum
 from mvit_det.errors import CheckpointError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 MD5 = hashlib.md5(CONTENT).hexdigest()
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `CONTENT`, in the way that `server.plan` tells for each request in turn."""
+    """Serves `CONTENT`; `server.plan` holds the behaviour for each request in turn."""
 
     protocol_version = "HTTP/1.1"
 
@@ -77,27 +77,25 @@ def leftovers(path):
     return sorted(p.name for p in path.parent.iterdir() if p != path and p.suffix != ".lock")
 
 
-def test_downloads_once(server, caplog):
+def test_downloads_once(server):
     url = f"{server.url}model_final_{MD5[:6]}.pkl"
-    with caplog.at_level("INFO", logger="mvit_det"):
-        path = local_path(url)
+    path = local_path(url)
     assert path == cache_path(url)
     assert path.read_bytes() == CONTENT
-    assert "its md5 is right" in caplog.text
     assert leftovers(path) == []
     assert download(url) == path
     assert len(server.requests) == 1
 
 
-def test_goes_on_after_cut_connections(server):
+def test_resumes_after_lost_connections(server):
     server.plan = [{"cut_at": 1000}, {"cut_at": 500_000}, {"status": 503}, {"cut_at": 500_001}]
-    path = download(f"{server.url}model-{SHA256[:8]}.pth")
+    path = download(f"{server.url}model_final_{MD5[:6]}.pkl")
     assert path.read_bytes() == CONTENT
     ranges = [headers.get("Range") for _, headers in server.requests]
     assert ranges == [None, "bytes=1000-", "bytes=500000-", "bytes=500000-", "bytes=500001-"]
 
 
-def test_a_later_call_goes_on(server):
+def test_a_later_call_resumes(server):
     server.plan = [{"cut_at": 1000}] + [{"status": 500}] * 5
     url = f"{server.url}model.pth"
     with pytest.raises(CheckpointError, match="the server says 500 Internal Server Error"):
@@ -111,8 +109,8 @@ def test_a_later_call_goes_on(server):
 @pytest.mark.parametrize(
     "change", [{"ignore_range": True}, {"tag": '"two"'}, {"tag": ""}, {"tag": 'W/"one"'}]
 )
-def test_starts_anew_where_parts_would_not_fit(change, server):
-    """The server knows no ranges, has another version by now, or does not tell versions apart."""
+def test_starts_again_if_the_file_may_have_changed(change, server):
+    """The server has no ranges, another version, or no way to tell versions apart."""
     other = bytes(reversed(CONTENT))
     server.plan = [{"cut_at": 1000, **change, "tag": change.get("tag", '"one"')}]
     if change == {"tag": '"two"'}:
@@ -121,7 +119,7 @@ def test_starts_anew_where_parts_would_not_fit(change, server):
     assert download(f"{server.url}model.pth").read_bytes() == other
 
 
-def test_a_part_that_is_too_long(server):
+def test_more_bytes_than_the_file_has(server):
     url = f"{server.url}model.pth"
     path = cache_path(url)
     path.parent.mkdir(parents=True)
@@ -134,12 +132,9 @@ def test_a_part_that_is_too_long(server):
 def test_short_files_are_not_kept(server):
     server.plan = [{"cut_at": 1000, "ignore_range": True} for _ in range(20)]
     url = f"{server.url}model.pth"
-    message = (
-        f"cannot download '{url}' (got 1000 of {len(CONTENT)} bytes); get the file by other means "
-        f"and put it at '{cache_path(url)}'"
-    )
-    with pytest.raises(CheckpointError, match=re.escape(message)):
+    with pytest.raises(CheckpointError, match=f"got 1000 of {len(CONTENT)} bytes") as raised:
         download(url)
+    assert str(cache_path(url)) in str(raised.value)
     assert not cache_path(url).exists()
     assert len(server.requests) == 1 + download_module.ATTEMPTS
 
@@ -148,19 +143,27 @@ def test_wrong_bytes_are_not_kept(server):
     wrong = b"x" + CONTENT[1:]
     server.plan = [{"content": wrong}]
     url = f"{server.url}model_final_{MD5[:6]}.pkl"
-    message = (
-        f"begins with neither MD5 nor SHA-256 '{MD5[:6]}' (found {hashlib.md5(wrong).hexdigest()}"
-    )
-    with pytest.raises(CheckpointError, match=re.escape(message)):
+    with pytest.raises(CheckpointError, match=hashlib.md5(wrong).hexdigest()):
         download(url)
     assert leftovers(cache_path(url)) == []
     assert not cache_path(url).exists()
 
 
-def test_no_length_and_no_checksum(server):
+@pytest.mark.parametrize(
+    "name",
+    ["model.pth?id=3", "model_0005000.pth", "detector_20240315.pth", "detector-3fa9c1d0.pth"],
+)
+def test_ordinary_names_are_not_checksums(name, server):
     server.plan = [{"no_length": True}]
-    assert download(f"{server.url}model.pth?id=3").read_bytes() == CONTENT
-    assert check_digest(cache_path(f"{server.url}model.pth?id=3")) == ""
+    assert download(server.url + name).read_bytes() == CONTENT
+
+
+def test_names_with_checksums():
+    assert find_checksum("https://a.org/x/model_final_280758.pkl?y") == ("md5", "280758")
+    video = "https://download.pytorch.org/models/mvit_v2_s-ae3be167.pth"
+    assert find_checksum(video) == ("sha256", "ae3be167")
+    for entry in model_zoo.MODELS.values():
+        assert (find_checksum(entry.url) is not None) == entry.is_detector
 
 
 def test_pages_and_errors(server):
@@ -169,7 +172,7 @@ def test_pages_and_errors(server):
     with pytest.raises(CheckpointError, match="the server says 404 Not Found"):
         download(url)
     assert len(server.requests) == 1
-    with pytest.raises(CheckpointError, match="the server sends a web page and no file"):
+    with pytest.raises(CheckpointError, match="web page"):
         download(url)
     assert not cache_path(url).exists()
 
@@ -178,11 +181,7 @@ def test_no_network(server):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/model_final_1a1c30.pkl"
-        message = (
-            f"cannot download '{url}' ([Errno 111] Connection refused); get the file by other "
-            f"means and put it at '{cache_path(url)}'"
-        )
-        with pytest.raises(CheckpointError, match=re.escape(message)):
+        with pytest.raises(CheckpointError, match="Connection refused"):
             local_path(url)
     cache_path(url).write_bytes(b"weights")
     assert local_path(url).read_bytes() == b"weights"
@@ -221,5 +220,5 @@ def test_the_cache_has_the_folders_of_detectron2s(monkeypatch):
 def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(CheckpointError, match="name a folder with room for it in FVCORE_CACHE"):
+    with pytest.raises(CheckpointError, match="FVCORE_CACHE"):
         download(f"{server.url}model.pth")
