@@ -1,12 +1,13 @@
-"""Say what is installed, what is wrong with it, and how to put it right.
+"""Report what is installed, what is broken, and how to fix it.
 
-Each component is imported in a process of its own, so that one that is missing, broken or even
-crashes leaves the rest of the report intact. The exit code is 0 only if training can run: warnings
-(no CUDA device, no compiled operators of Detectron2) do not count, issues do.
+Each component is tried in a process of its own, so that a missing, broken or crashing one leaves
+the rest of the report intact. The exit code is 0 if training can run; warnings (no CUDA device, no
+compiled operators of Detectron2) do not count.
 
 Usage::
 
     python tools/check_install.py
+    python tools/check_install.py --env    # adds Detectron2's report of the environment, for issues
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,23 +32,30 @@ PROBE_SECONDS = 300
 RESULT_MARK = "check_install result: "
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-INSTALL_TORCH = "python -m pip install torch torchvision"
-REINSTALL_TORCH = "python -m pip install --force-reinstall torch torchvision"
+PIP = "python -m pip install"
 INSTALL_DETECTRON2 = "python tools/install_detectron2.py"
-INSTALL_PROJECT = f"python -m pip install -e {REPOSITORY}"
+
+
+@dataclass
+class Result:
+    """The result of trying one component, in a child process.
+
+    Attributes:
+        detail: what was found.
+        warning: what does not work although training can run, and how to fix it; '' if nothing.
+        error: why training cannot run, as "ErrorType: text"; '' if it can.
+        missing: the top-level module whose absence is the error; '' if none is.
+    """
+
+    detail: str = ""
+    warning: str = ""
+    error: str = ""
+    missing: str = ""
 
 
 @dataclass
 class Finding:
-    """One row of the table: a component, and what to do where something is wrong with it.
-
-    Attributes:
-        component: name shown in the first column.
-        status: "ok", "warning" (training can run all the same) or "problem" (it cannot).
-        version: version, or "-" where unknown.
-        detail: what was found.
-        remedy: one sentence saying what to do; empty where nothing is wrong.
-    """
+    """One row of the report; `status` is "ok", "warning" or "problem"."""
 
     component: str
     status: str
@@ -56,43 +64,19 @@ class Finding:
     remedy: str = ""
 
 
-@dataclass
-class Probe:
-    """What a child process found out about one component.
-
-    Attributes:
-        facts: what the probe function returned; empty if it failed.
-        error: the failure, as "ErrorType: text"; empty if there was none.
-        missing: the top-level module whose absence made the import fail; empty if none.
-    """
-
-    facts: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-    missing: str = ""
+# ------------------------------------------------------------- probes, each in a child process
 
 
-# ------------------------------------------------------------------ run in a process of their own
-
-
-def probe_torch() -> dict[str, Any]:
-    """Import torch, do a sum, and use every CUDA device it offers."""
+def probe_torch() -> Result:
+    """Import torch and compute a sum."""
     import torch
 
     assert torch.ones(2).sum().item() == 2.0
-    facts: dict[str, Any] = {"version": torch.__version__, "cuda_build": torch.version.cuda}
-    facts["devices"] = []
-    facts["cuda_error"] = ""
-    try:
-        for index in range(torch.cuda.device_count()):
-            torch.ones(2, device=f"cuda:{index}").sum().item()
-            facts["devices"].append(torch.cuda.get_device_name(index))
-    except Exception as error:  # whatever a driver or a build for other devices comes up with
-        facts["cuda_error"] = first_line(error)
-    return facts
+    return Result()
 
 
-def probe_torchvision() -> dict[str, Any]:
-    """Import torchvision and run its compiled operators where training will run them."""
+def probe_torchvision() -> Result:
+    """Import torchvision and run its compiled operators."""
     import torch
     import torchvision
 
@@ -100,130 +84,142 @@ def probe_torchvision() -> dict[str, Any]:
         boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.9]], device=device)
         kept = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8], device=device), 0.5)
         assert kept.tolist() == [0]
-        features = torch.ones(1, 1, 4, 4, device=device)
-        torchvision.ops.roi_align(features, [boxes], output_size=2)
-    return {"version": torchvision.__version__}
+        torchvision.ops.roi_align(torch.ones(1, 1, 4, 4, device=device), [boxes], output_size=2)
+    return Result("its operators load and run")
 
 
-def probe_detectron2() -> dict[str, Any]:
-    """Import the parts of Detectron2 that training uses, and look for its compiled operators."""
+def probe_cuda() -> Result:
+    """Use every CUDA device."""
+    import torch
+
+    names = []
+    for index in range(torch.cuda.device_count()):
+        torch.ones(2, device=f"cuda:{index}").sum().item()
+        names.append(torch.cuda.get_device_name(index))
+    if names:
+        return Result(f"{len(names)} × {names[0]}")
+    remedy = "training runs on the CPU, which is enough for configs/shapes only; for a GPU, "
+    if torch.version.cuda:
+        remedy += "check that 'nvidia-smi' lists it and that its driver is recent enough"
+    else:
+        remedy += "install CUDA builds of torch and torchvision (see pytorch.org)"
+    return Result(f"no device; torch is built for {torch.version.cuda or 'CPU only'}", remedy)
+
+
+def probe_detectron2() -> Result:
+    """Import what training uses of Detectron2, and look for its compiled operators."""
     import detectron2
     import detectron2.engine
     import detectron2.evaluation
     import detectron2.modeling
 
-    facts = {"version": detectron2.__version__, "folder": str(Path(detectron2.__file__).parent)}
-    facts["compiled"] = "yes"
+    folder = Path(detectron2.__file__).parent
     try:
         importlib.import_module("detectron2._C")
     except ModuleNotFoundError:
-        facts["compiled"] = "no"
+        return Result(
+            f"{folder}, without compiled operators (detectron2._C)",
+            "rotated boxes and deformable convolution are missing (mvit_det uses neither); for "
+            "those, build Detectron2 from source following its INSTALL page",
+        )
     except ImportError as error:
-        facts["compiled"] = first_line(error)
-    return facts
+        return Result(
+            f"{folder}, compiled operators (detectron2._C) do not load: {first_line(error)}",
+            "install a Detectron2 that was built for the installed torch",
+        )
+    return Result(f"{folder}, with compiled operators")
 
 
-def probe_pillow() -> dict[str, Any]:
-    """Import Pillow with its compiled part."""
-    import PIL
+def probe_pillow() -> Result:
+    """Use the compiled part of Pillow."""
     from PIL import Image
 
     assert Image.new("RGB", (2, 2)).resize((4, 4)).size == (4, 4)
-    return {"version": PIL.__version__}
+    return Result()
 
 
-def probe_opencv() -> dict[str, Any]:
-    """Import OpenCV, which fails where a system library of its windows is missing."""
+def probe_opencv() -> Result:
+    """Import OpenCV, which fails if a system library of its GUI is missing."""
     import cv2
 
-    return {"version": cv2.__version__}
+    return Result(cv2.__version__)
 
 
-def probe_pycocotools() -> dict[str, Any]:
-    """Use the compiled part of pycocotools, which fails beside another numpy than its own."""
+def probe_pycocotools() -> Result:
+    """Use the compiled part of pycocotools, which fails with a numpy it was not built for."""
     import pycocotools.mask
 
     encoded = pycocotools.mask.frPyObjects([[0, 0, 4, 0, 4, 4, 0, 4]], 8, 8)
     assert pycocotools.mask.area(encoded).tolist() == [16]
-    return {"version": importlib.metadata.version("pycocotools")}
+    return Result()
 
 
-def probe_faster_coco_eval() -> dict[str, Any]:
+def probe_faster_coco_eval() -> Result:
     """Import the COCO evaluation with its compiled part."""
-    import faster_coco_eval
+    from faster_coco_eval import COCOeval_faster
 
-    assert faster_coco_eval.COCOeval_faster is not None
-    return {"version": faster_coco_eval.__version__}
+    assert COCOeval_faster is not None
+    return Result()
 
 
-def probe_mvit_det() -> dict[str, Any]:
-    """Import this project the way its tools do: installed, not from the current folder."""
+def probe_mvit_det() -> Result:
+    """Import mvit_det as its tools do: installed, not from the current folder."""
     import mvit_det
 
-    try:
-        version = importlib.metadata.version("mvit_det")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
-    return {"version": version, "folder": str(Path(mvit_det.__file__).parent)}
+    folder = str(Path(mvit_det.__file__).parent)
+    if installed_version("mvit_det") == "-":
+        return Result(folder, f"found through PYTHONPATH only; install it: {PIP} -e {REPOSITORY}")
+    return Result(folder)
 
 
-# Import name of each component → (name in the table, probe).
-PROBES: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
-    "torch": ("torch", probe_torch),
-    "torchvision": ("torchvision", probe_torchvision),
-    "detectron2": ("detectron2", probe_detectron2),
-    "PIL": ("Pillow", probe_pillow),
-    "cv2": ("OpenCV", probe_opencv),
-    "pycocotools": ("pycocotools", probe_pycocotools),
-    "faster_coco_eval": ("faster-coco-eval", probe_faster_coco_eval),
-    "mvit_det": ("mvit_det", probe_mvit_det),
+# Name in the report → (module, distributions that may contain it, probe).
+COMPONENTS: dict[str, tuple[str, tuple[str, ...], Callable[[], Result]]] = {
+    "torch": ("torch", ("torch",), probe_torch),
+    "torchvision": ("torchvision", ("torchvision",), probe_torchvision),
+    "CUDA": ("torch", (), probe_cuda),
+    "detectron2": ("detectron2", ("detectron2",), probe_detectron2),
+    "Pillow": ("PIL", ("pillow",), probe_pillow),
+    "OpenCV": (
+        "cv2",
+        tuple(f"opencv-{name}" for name in ("python-headless", "python", "contrib-python"))
+        + ("opencv-contrib-python-headless",),
+        probe_opencv,
+    ),
+    "pycocotools": ("pycocotools", ("pycocotools",), probe_pycocotools),
+    "faster-coco-eval": ("faster_coco_eval", ("faster-coco-eval",), probe_faster_coco_eval),
+    "mvit_det": ("mvit_det", ("mvit_det",), probe_mvit_det),
 }
 
-# The names under which a component may be installed, to tell its version when it does not import.
-DISTRIBUTIONS = {
-    "PIL": ["pillow"],
-    "cv2": [
-        "opencv-python-headless",
-        "opencv-python",
-        "opencv-contrib-python-headless",
-        "opencv-contrib-python",
-    ],
-    "faster_coco_eval": ["faster-coco-eval"],
-}
-
-
-# What has to work first: where it does not, the component fails too, for no fault of its own.
+# A component whose needs do not work is not to blame for its own failure.
 NEEDS = {
-    "torchvision": ["torch", "PIL"],
-    "detectron2": ["torch", "torchvision", "PIL", "pycocotools"],
-    "mvit_det": [module for module in PROBES if module != "mvit_det"],
+    "torchvision": ["torch", "Pillow"],
+    "CUDA": ["torch"],
+    "detectron2": ["torch", "torchvision", "Pillow", "pycocotools"],
+    "mvit_det": [name for name in COMPONENTS if name not in ("mvit_det", "CUDA")],
 }
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, which is the part that tells."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """The first line of an error's text, or its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def answer_probe(module: str) -> None:
-    """In the child process: probe one component and print the result as JSON."""
-    result: dict[str, Any] = {}
+def run_probe(name: str) -> None:
+    """In the child process: try one component and print the result as JSON."""
     try:
-        result["facts"] = PROBES[module][1]()
-    except BaseException as error:  # a broken installation may raise anything, SystemExit included
-        result["error"] = f"{type(error).__name__}: {first_line(error)}"
+        result = COMPONENTS[name][2]()
+    except BaseException as error:  # a broken installation may raise anything, even SystemExit
+        result = Result(error=f"{type(error).__name__}: {first_line(error)}")
         if isinstance(error, ModuleNotFoundError) and error.name:
-            result["missing"] = error.name.split(".")[0]
-    print(RESULT_MARK + json.dumps(result), flush=True)
+            result.missing = error.name.split(".")[0]
+    print(RESULT_MARK + json.dumps(vars(result)), flush=True)
 
 
-def ask_probe(module: str) -> Probe:
-    """In the main process: run the probe of one component in a child process."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--probe", module]
+def start_probe(name: str) -> Result:
+    """In the main process: try one component in a child process."""
     try:
         child = subprocess.run(
-            command,
+            [sys.executable, str(Path(__file__).resolve()), "--probe", name],
             capture_output=True,
             timeout=PROBE_SECONDS,
             check=False,
@@ -231,186 +227,112 @@ def ask_probe(module: str) -> Probe:
             errors="replace",
         )
     except subprocess.TimeoutExpired:
-        return Probe(error=f"importing it took more than {PROBE_SECONDS} seconds")
+        return Result(error=f"importing it took more than {PROBE_SECONDS} seconds")
     for line in child.stdout.splitlines():
         if line.startswith(RESULT_MARK):
-            return Probe(**json.loads(line[len(RESULT_MARK) :]))
-    last_words = child.stderr.strip().splitlines()[-1:] or ["no message"]
-    return Probe(error=f"importing it ended Python (exit code {child.returncode}): {last_words[0]}")
+            return Result(**json.loads(line[len(RESULT_MARK) :]))
+    last_words = (child.stderr.strip().splitlines() or ["no message"])[-1]
+    return Result(error=f"importing it crashed Python (exit code {child.returncode}): {last_words}")
 
 
-# -------------------------------------------------------------------------- from probes to issues
+# --------------------------------------------------------------------- from results to the report
 
 
-def installed_version(module: str) -> str:
-    """Version in the metadata of a component that could not be imported, "-" if there is none."""
-    for name in DISTRIBUTIONS.get(module, [module]):
+def installed_version(name: str) -> str:
+    """The version of a component according to its metadata; "-" without any."""
+    for distribution in COMPONENTS[name][1]:
         try:
-            return importlib.metadata.version(name) or "-"
+            return importlib.metadata.version(distribution) or "-"
         except importlib.metadata.PackageNotFoundError:
             continue
     return "-"
 
 
-def check_python() -> Finding:
-    """Python itself."""
-    version = ".".join(str(number) for number in sys.version_info[:3])
-    if sys.version_info < OLDEST_PYTHON:
-        oldest = ".".join(str(number) for number in OLDEST_PYTHON)
-        remedy = f"make a new environment with Python {oldest} or newer."
-        return Finding("Python", "problem", version, sys.executable, remedy)
-    return Finding("Python", "ok", version, sys.executable)
-
-
-def check_cuda(torch: Probe) -> Finding:
-    """CUDA as torch sees it: good to have, but the CPU will do for small models."""
-    if torch.error:
-        return Finding("CUDA", "warning", "-", "unknown, as torch does not import")
-    build = torch.facts["cuda_build"] or "-"
-    devices = torch.facts["devices"]
-    if torch.facts["cuda_error"]:
-        remedy = (
-            "install builds of torch and torchvision that fit this device and its driver "
-            "(see pytorch.org), or train on the CPU with --device cpu."
-        )
-        detail = f"a device is there but fails: {torch.facts['cuda_error']}"
-        return Finding("CUDA", "problem", build, detail, remedy)
-    if devices:
-        return Finding("CUDA", "ok", build, f"{len(devices)} × {devices[0]}")
-    remedy = "training runs on the CPU, which is enough for configs/shapes only; "
-    if build == "-":
-        remedy += "for a GPU, install CUDA builds of torch and torchvision (see pytorch.org)."
-    else:
-        remedy += "for a GPU, check that 'nvidia-smi' lists it and its driver is recent enough."
-    return Finding("CUDA", "warning", build, "no device", remedy)
-
-
-def check_detectron2(probe: Probe) -> Finding:
-    """A Detectron2 that imports, with or without compiled operators."""
-    version, folder = probe.facts["version"], probe.facts["folder"]
-    compiled = probe.facts["compiled"]
-    if compiled == "yes":
-        return Finding("detectron2", "ok", version, f"{folder}, with compiled operators")
-    if compiled == "no":
-        detail = f"{folder}, no compiled operators (detectron2._C)"
-        remedy = (
-            "rotated boxes and deformable convolution are missing (this project uses neither); "
-            "to have them, build Detectron2 from source following its INSTALL page."
-        )
-        return Finding("detectron2", "warning", version, detail, remedy)
-    detail = f"{folder}, compiled operators (detectron2._C) do not load: {compiled}"
-    remedy = "install a Detectron2 that was built for the torch that is installed."
-    return Finding("detectron2", "warning", version, detail, remedy)
-
-
-def check_mvit_det(probe: Probe) -> Finding:
-    """An mvit_det that imports, installed or by way of PYTHONPATH."""
-    version, folder = probe.facts["version"], probe.facts["folder"]
-    if version == "not installed":
-        remedy = f"it is found through PYTHONPATH only; to install it: {INSTALL_PROJECT}"
-        return Finding("mvit_det", "warning", "-", folder, remedy)
-    return Finding("mvit_det", "ok", version, folder)
-
-
-def remedy_for(module: str, probe: Probe) -> str:
-    """What to do about a component that is missing or does not import."""
-    absent = probe.missing == module
-    if module == "torch":
-        return INSTALL_TORCH if absent else REINSTALL_TORCH
-    if module == "torchvision":
-        if absent:
-            return INSTALL_TORCH
-        versions = f"torch {installed_version('torch')} and torchvision {installed_version(module)}"
-        return f"{versions} do not belong together; reinstall both at once: {REINSTALL_TORCH}"
-    if module == "detectron2":
-        if absent:
-            return INSTALL_DETECTRON2
-        if "PIL.Image" in probe.error:
-            return f"it is too old for this Pillow: {INSTALL_DETECTRON2} --force"
-        return f"{INSTALL_DETECTRON2} --force"
-    if module == "cv2" and not absent:
+def remedy_for(name: str, result: Result) -> str:
+    """How to fix a component that is missing or does not work."""
+    module, distributions, _ = COMPONENTS[name]
+    absent = result.missing == module
+    if name == "CUDA":
         return (
-            "a system library is missing or several OpenCV packages overwrite each other; the "
-            "build without windows needs no such library: python -m pip uninstall -y opencv-python "
-            "opencv-contrib-python opencv-python-headless && "
-            "python -m pip install opencv-python-headless"
+            "install builds of torch and torchvision that fit this device and its driver (see "
+            "pytorch.org), or train with --device cpu"
         )
-    if module == "mvit_det":
-        if absent and (REPOSITORY / "mvit_det" / "__init__.py").is_file():
-            return f"the checkout is there but not installed: {INSTALL_PROJECT}"
-        return INSTALL_PROJECT
-    name = {"cv2": "opencv-python-headless"}.get(module, DISTRIBUTIONS.get(module, [module])[0])
-    return f"python -m pip install {'' if absent else '--force-reinstall '}{name}"
+    if name == "mvit_det":
+        return f"{PIP} -e {REPOSITORY}"
+    if name == "detectron2":
+        return INSTALL_DETECTRON2 if absent else f"{INSTALL_DETECTRON2} --force"
+    if name in ("torch", "torchvision"):
+        if absent:
+            return f"{PIP} torch torchvision"
+        reinstall = f"{PIP} --force-reinstall torch torchvision"
+        versions = [f"{part} {installed_version(part)}" for part in ("torch", "torchvision")]
+        mismatch = f"{' and '.join(versions)} do not match; reinstall both at once: "
+        return mismatch * (name == "torchvision") + reinstall
+    if name == "OpenCV" and not absent:
+        return (
+            "a system library is missing, or several OpenCV packages overwrite each other; the "
+            "build without GUI needs no such library: python -m pip uninstall -y opencv-python "
+            f"opencv-contrib-python opencv-python-headless && {PIP} opencv-python-headless"
+        )
+    return f"{PIP} {'' if absent else '--force-reinstall '}{distributions[0]}"
 
 
-def check_component(module: str, probes: dict[str, Probe]) -> Finding:
-    """Turn the probe of one component into its row."""
-    component, probe = PROBES[module][0], probes[module]
-    if not probe.error:
-        if module == "detectron2":
-            return check_detectron2(probe)
-        if module == "mvit_det":
-            return check_mvit_det(probe)
-        detail = {"torchvision": "its operators load and run"}.get(module, "")
-        return Finding(component, "ok", probe.facts["version"], detail)
-    if probe.missing == module:
-        return Finding(component, "problem", "-", "not there", remedy_for(module, probe))
-    version = installed_version(module)
-    failed_needs = [PROBES[need][0] for need in NEEDS.get(module, []) if probes[need].error]
-    if failed_needs:
-        detail = f"not checked, as it needs {', '.join(failed_needs)}"
-        return Finding(component, "problem", version, detail)
-    return Finding(component, "problem", version, probe.error, remedy_for(module, probe))
+def assess(name: str, results: dict[str, Result]) -> Finding:
+    """Turn the result of one component into its row."""
+    result, version = results[name], installed_version(name)
+    if not result.error:
+        status = "warning" if result.warning else "ok"
+        return Finding(name, status, version, result.detail, result.warning)
+    failed = [need for need in NEEDS.get(name, []) if results[need].error]
+    if result.missing == COMPONENTS[name][0] and name != "CUDA":
+        return Finding(name, "problem", "-", "not installed", remedy_for(name, result))
+    if failed:
+        return Finding(name, "problem", version, f"not checked, as it needs {', '.join(failed)}")
+    return Finding(name, "problem", version, result.error, remedy_for(name, result))
 
 
 def check_all() -> list[Finding]:
-    """Check every component; the probes run side by side."""
+    """Check Python and every component; the probes run in parallel."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        probes = dict(zip(PROBES, pool.map(ask_probe, PROBES)))
-    issues = [check_python()]
-    for module in PROBES:
-        issues.append(check_component(module, probes))
-        if module == "torchvision":
-            issues.append(check_cuda(probes["torch"]))
-    return issues
+        results = dict(zip(COMPONENTS, pool.map(start_probe, COMPONENTS)))
+    version = ".".join(map(str, sys.version_info[:3]))
+    python = Finding("Python", "ok", version, sys.executable)
+    if sys.version_info < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        remedy = f"create a new environment with Python {oldest} or newer"
+        python = Finding("Python", "problem", version, sys.executable, remedy)
+    return [python, *(assess(name, results) for name in COMPONENTS)]
 
 
-# ------------------------------------------------------------------------------------------- report
-
-
-def format_report(issues: list[Finding]) -> str:
-    """The table, then one line per problem or warning, then the verdict."""
-    columns = (
-        max(len(finding.component) for finding in issues),
-        max(len(finding.status) for finding in issues),
-        max(len(finding.version) for finding in issues),
-    )
-    lines = []
-    for finding in issues:
-        cells = (finding.component, finding.status, finding.version)
-        padded = [cell.ljust(width) for cell, width in zip(cells, columns)]
-        lines.append("  ".join([*padded, finding.detail]).rstrip())
-    remarks = [finding for finding in issues if finding.remedy]
-    if remarks:
-        lines.append("")
-        lines += [f"{finding.status}: {finding.component}: {finding.remedy}" for finding in remarks]
-    broken = [finding.component for finding in issues if finding.status == "problem"]
+def format_report(findings: list[Finding]) -> str:
+    """The table, one line per problem or warning, and the verdict."""
+    rows = [(row.component, row.status, row.version) for row in findings]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [
+        "  ".join([*map(str.ljust, row, widths), finding.detail]).rstrip()
+        for row, finding in zip(rows, findings)
+    ]
+    remarks = [f"{row.status}: {row.component}: {row.remedy}" for row in findings if row.remedy]
+    broken = [row.component for row in findings if row.status == "problem"]
     verdict = f"cannot run, because of: {', '.join(broken)}." if broken else "can run."
-    return "\n".join([*lines, "", f"Training {verdict}"])
+    return "\n".join([*lines, *([""] if remarks else []), *remarks, "", f"Training {verdict}"])
 
 
 def main() -> int:
     """Print the report; the exit code is 0 only if training can run."""
-    parser = argparse.ArgumentParser(description="Check what is installed, and say what is wrong.")
-    parser.add_argument("--probe", choices=PROBES, help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description="Check the installation, and say how to fix it.")
+    parser.add_argument("--env", action="store_true", help="add Detectron2's environment report")
+    parser.add_argument("--probe", choices=COMPONENTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.probe:
-        answer_probe(arguments.probe)
+        run_probe(arguments.probe)
         return 0
-    issues = check_all()
+    findings = check_all()
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    print(format_report(issues))
-    return 1 if any(finding.status == "problem" for finding in issues) else 0
+    print(format_report(findings), flush=True)
+    if arguments.env:
+        subprocess.run([sys.executable, "-m", "detectron2.utils.collect_env"], check=False)
+    return 1 if any(finding.status == "problem" for finding in findings) else 0
 
 
 if __name__ == "__main__":
