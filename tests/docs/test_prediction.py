@@ -1,4 +1,4 @@
-"""What docs/prediction.md tells its readers to run."""
+"""The commands of docs/prediction.md."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from mvit_det.prediction.video import VideoReader, VideoWriter
 
 
 def write_training(folder):
-    """What a training leaves, of a model with random weights that is sure of what it finds."""
+    """The output folder of a training, with a model whose random weights give high scores."""
     config = load_config("configs/shapes/mask_rcnn_mvitv2_pico.py")
     torch.manual_seed(0)
     model = instantiate(config.model)
