@@ -10,6 +10,9 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
+# The builds to install; test-oldest takes the oldest pair that pyproject.toml promises.
+TORCH ?= torch torchvision
+OLDEST_TORCH := torch==2.7.1 torchvision==0.22.1
 # Tests run in so many processes at a time, with one thread each.
 WORKERS ?= 2
 PYTEST_FLAGS ?=
@@ -28,7 +31,7 @@ SHOW_PROGRESS = | { grep --line-buffered -E '^( *Downloading .*[0-9] [MG]B\)| *B
 
 define INSTALL
 	@echo "== torch and torchvision (several gigabytes with CUDA)"
-	@set -o pipefail; $(RUN) -m pip install --disable-pip-version-check torch torchvision $(SHOW_PROGRESS)
+	@set -o pipefail; $(RUN) -m pip install --disable-pip-version-check $(TORCH) $(SHOW_PROGRESS)
 	@echo "== Detectron2"
 	@$(RUN) tools/install_detectron2.py
 	@echo "== mvit_det and what its development needs"
@@ -40,7 +43,7 @@ endef
 .PHONY: help
 help: ## List the targets (the default)
 	@echo "Targets:"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 	@echo
 	@echo "All of them work in .venv, which they make if need be. To use an existing environment as it is:"
 	@echo "  make test VENV= PYTHON=python"
@@ -58,6 +61,10 @@ test: $(READY) ## Run the tests but slow ones (DETECTRON2_DATASETS: folder with 
 test-all: $(READY) ## Run all tests that need no GPU, with pages, installers and long trainings
 	@$(PYTEST) -m "not gpu" $(PYTEST_FLAGS)
 
+.PHONY: test-oldest
+test-oldest: ## Run the tests with the oldest supported torch, in .venv-oldest (PYTHON: 3.10 to 3.13)
+	@$(MAKE) --no-print-directory test VENV=.venv-oldest TORCH="$(OLDEST_TORCH)"
+
 .PHONY: soak
 soak: $(READY) ## Train for 2,000 steps and check that memory and open files do not grow, in minutes
 	@$(RUN) -m pytest -s tests/soak.py $(PYTEST_FLAGS)
@@ -66,6 +73,7 @@ soak: $(READY) ## Train for 2,000 steps and check that memory and open files do 
 lint: $(READY) ## Check style, formatting and types
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
+	@$(RUN) .ci/words.py
 	@$(RUN) -m mypy mvit_det tools
 
 .PHONY: bench
