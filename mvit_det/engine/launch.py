@@ -111,15 +111,18 @@ def _main_of_a_child(main: Callable[..., None], arguments: tuple[Any, ...], debu
 
     The launcher would wrap exceptions in its own.
     """
+    # Its message needs the rank, which goes with the process group.
+    rank = comm.get_rank()
     try:
-        main(*arguments)
+        with _process_groups_destroyed():
+            main(*arguments)
     except MViTDetError as error:
         if debug:
             raise
-        where = f" (process {comm.get_rank()})" if comm.get_rank() else ""
+        where = f" (process {rank})" if rank else ""
         sys.exit(f"error{where}: {error}")
     except TrainingStopped as stopped:
-        if comm.is_main_process():
+        if rank == 0:
             logger.warning("Training %s", stopped)
         sys.exit(128 + stopped.signal)
 
@@ -148,18 +151,13 @@ def _torchrun_process_group(device: str | None) -> Iterator[None]:
         timeout=DEFAULT_TIMEOUT,
     )
     comm.create_local_process_group(local_size)
-    try:
+    with _process_groups_destroyed():
         yield
-    except BaseException as error:
-        # Local variables in the traceback refer to the process group as well.
-        traceback.clear_frames(error.__traceback__)
-        raise
-    finally:
-        _destroy_process_groups()
 
 
-def _destroy_process_groups() -> None:
-    """Destroys all process groups, and with them the threads of gloo.
+@contextmanager
+def _process_groups_destroyed() -> Iterator[None]:
+    """Destroys all process groups at the end, and with them the threads of gloo.
 
     A thread of gloo that outlives the process group frees the tensors of its last collective while
     Python shuts down, cannot get Python's lock any more, and aborts the process ("terminate called
@@ -167,11 +165,18 @@ def _destroy_process_groups() -> None:
     Detectron2 keeps some, without a function to drop them, and models in DistributedDataParallel
     have others, in reference cycles.
     """
-    comm._LOCAL_PROCESS_GROUP = None
-    comm._get_global_gloo_group.cache_clear()
-    comm.create_local_process_group.cache_clear()
-    dist.destroy_process_group()
-    gc.collect()
+    try:
+        yield
+    except BaseException as error:
+        # Local variables in the traceback refer to the process group as well.
+        traceback.clear_frames(error.__traceback__)
+        raise
+    finally:
+        comm._LOCAL_PROCESS_GROUP = None
+        comm._get_global_gloo_group.cache_clear()
+        comm.create_local_process_group.cache_clear()
+        dist.destroy_process_group()
+        gc.collect()
 
 
 @contextmanager
