@@ -95,5 +95,5 @@ def test_two_processes_train_as_one(run, device, unbroken, strategy, tmp_path):
     run(tmp_path, "--device", device, *options, *EACH_STEP)
     expected, found = load(unbroken)["model"], load(tmp_path)["model"]
     start = load(unbroken, "model_0000002")["model"]
-    tolerance = TOLERANCE if device == "cuda" else 0.01
+    tolerance = TOLERANCE if device == "cuda" else 0.05
     assert relative_difference(expected, found, start) <= tolerance
