@@ -1,6 +1,6 @@
 """The bare calls behind `mvit_det.runtime.OnnxPredictor`: nothing of this project is imported.
 
-python examples/detect_onnx.py detector.onnx photo.jpg
+python docs/examples/detect_onnx.py detector.onnx photo.jpg
 
 Needs numpy, pillow and onnxruntime. A port to C++ takes the same steps: read the metadata, resize,
 copy into the canvas, run, scale the boxes back, resample the masks.
