@@ -140,11 +140,11 @@ def format_kernels(rows: Sequence[KernelRow]) -> str:
                 row.shape.name
             )
     shapes = dict.fromkeys(row.shape.name for row in rows if row.shape)
-    texts = [
+    paragraphs = [
         f"{note}." if set(names) == set(shapes) else f"{note} ({', '.join(dict.fromkeys(names))})."
         for note, names in notes.items()
     ]
-    return "\n\n".join([format_table(HEADER, lines), *texts])
+    return "\n\n".join([format_table(HEADER, lines), *paragraphs])
 
 
 class _Inputs:
