@@ -202,9 +202,13 @@ def _write(outcomes: Sequence[Outcome], folder: Path) -> None:
     (folder / "gpu.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     machine, versions = content["machine"], content["versions"]
     where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
-    paragraphs = [f"# {where}, PyTorch {versions['torch']}, CUDA {machine['cuda']}, {content['date']}"]
+    paragraphs = [
+        f"# {where}, PyTorch {versions['torch']}, CUDA {machine['cuda']}, {content['date']}"
+    ]
     for outcome in outcomes:
-        paragraphs.append(f"## {outcome.step.title}: {outcome.status} after {outcome.seconds:.0f} s")
+        paragraphs.append(
+            f"## {outcome.step.title}: {outcome.status} after {outcome.seconds:.0f} s"
+        )
         paragraphs.append(outcome.tables)
         if outcome.status in ("failed", "timed out"):
             paragraphs.append(f"```text\n{outcome.output}\n```")
