@@ -1,4 +1,4 @@
-"""What the diagrams have in common."""
+"""The common part of the diagrams."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""What `import mvit_det` loads, and when it registers with Detectron2."""
+"""Modules that `import mvit_det` loads, and when it registers with Detectron2."""
 
 import subprocess
 import sys

@@ -69,7 +69,7 @@ def test_masks_boxes_and_names_are_drawn_where_they_belong():
 def test_scores_and_names_change_the_image():
     image = np.zeros((100, 100, 3), np.uint8)
     box = np.array([[20.0, 40, 80, 90]])
-    texts = [
+    drawings = [
         draw_instances(image, box, None, [0], None, NAMES),
         draw_instances(image, box, None, [0], [0.5], NAMES),
         draw_instances(image, box, None, [0], [0.6], NAMES),
@@ -77,7 +77,7 @@ def test_scores_and_names_change_the_image():
     ]
     for first in range(4):
         for second in range(first):
-            assert (texts[first] != texts[second]).any()
+            assert (drawings[first] != drawings[second]).any()
 
 
 def test_no_instances_leave_the_image_as_it_is():

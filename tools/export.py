@@ -37,7 +37,7 @@ from mvit_det.prediction.files import IMAGE_EXTENSIONS, find_inputs
 from mvit_det.runtime import OnnxPredictor, OpenVinoPredictor
 from mvit_det.runtime.sessions import OnnxSession, OpenVinoSession, Session
 
-# What --check allows: pixels, scores and IoU.
+# Differences that --check allows: pixels, scores and IoU.
 MAX_BOX, MAX_SCORE, MIN_MASK_IOU = 0.5, 1e-3, 0.99
 
 

@@ -182,14 +182,14 @@ def custom_table(rows: Sequence[Sequence[str]]) -> Table:
 
 def format_tables(tables: Sequence[Table], results: Mapping[Variant, Result]) -> str:
     """Formats each table in Markdown; AP of several seeds as mean and range."""
-    texts = []
+    sections = []
     for table in tables:
         columns = zip(HEADER, *(_cells(v, results[v]) for v in table.variants), strict=True)
         # Empty columns are dropped.
         filled = [column for column in columns if set(column[1:]) - {"", NOTHING}]
         header, *lines = zip(*filled, strict=True)
-        texts.append(f"### {table.name.capitalize()}\n\n{format_table(header, lines)}")
-    return "\n\n".join(texts)
+        sections.append(f"### {table.name.capitalize()}\n\n{format_table(header, lines)}")
+    return "\n\n".join(sections)
 
 
 def as_json(tables: Sequence[Table], results: Mapping[Variant, Result]) -> dict[str, Any]:

@@ -35,8 +35,8 @@ from ..modeling.kernels import plain_operators
 from .workload import random_images
 
 GIB = 2**30
-# CUDA's context and libraries, workspaces of convolutions, and the overlaps of all anchors with the
-# objects of a crowded image.
+# CUDA's context and libraries, workspaces of convolutions, and the overlaps of all anchors with
+# the many objects of an image.
 RESERVE = 3 * GIB // 2
 # Temporary tensors of the backward pass, and memory that the allocator rounds up or cannot reuse.
 RESERVE_SHARE = 0.1
@@ -52,7 +52,7 @@ class MemoryEstimate:
         parameters: of the model, with its buffers.
         gradients: of the trained parameters.
         optimizer: its state.
-        ema: averaged weights, where the training has them.
+        ema: the EMA of the weights, where the training has one.
         activations_once: kept for the backward pass, independent of the number of images.
         activations_each: kept for the backward pass of each image.
         images: images of a micro-batch.

@@ -41,7 +41,7 @@ def format_rows(rows: Iterable[Row]) -> str:
 
     Cells show the median and, in brackets, the minimum and the maximum of all repeats.
     """
-    texts, notes = [], []
+    tables, notes = [], []
     by_baseline = sorted(rows, key=lambda row: row.case.baseline)
     for baseline, group in groupby(by_baseline, lambda row: row.case.baseline):
         lines = []
@@ -57,12 +57,12 @@ def format_rows(rows: Iterable[Row]) -> str:
                 for side, reason in row.skipped.items()
             ]
         header = ["what", "of", *HEADERS[baseline], "over the floor", "features' error"]
-        texts.append(format_table(header, lines))
-    return "\n\n".join([*texts, "\n".join(notes)] if notes else texts)
+        tables.append(format_table(header, lines))
+    return "\n\n".join([*tables, "\n".join(notes)] if notes else tables)
 
 
 def format_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """Formats a Markdown table of texts."""
+    """Formats a Markdown table."""
     return tabulate(list(lines), header, tablefmt="github", disable_numparse=True)
 
 

@@ -283,7 +283,7 @@ def check_class_names(
 
 
 def _without_tensors(resumed: Resumed | None) -> Resumed | None:
-    """What the other ranks get to know of a checkpoint."""
+    """The part of a checkpoint that the other ranks receive."""
 
     def strip(value: Any) -> Any:
         if isinstance(value, Mapping):

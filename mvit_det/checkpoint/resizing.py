@@ -72,8 +72,8 @@ def splits_into_grid(positions: int) -> tuple[int, bool] | None:
 def resize_absolute_table(table: Tensor, positions: int) -> Tensor:
     """Interpolates absolute position embeddings bicubically, (1, rows, C) to (1, positions, C).
 
-    The embedding of a class token, the first row, is kept as it is where both have one, and left
-    out where the target has none. Where only the target has one it becomes zero.
+    The embedding of a class token, the first row, is kept as it is where both have one, and
+    dropped where the target has none. Where only the target has one it becomes zero.
 
     Raises:
         ValueError: one of the two is no square grid with or without a class token.

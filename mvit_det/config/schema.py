@@ -437,7 +437,7 @@ ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
 
 
 def arguments_of_call(target: Any) -> dict[str, Field]:
-    """What `ARGUMENTS` says of a function or class, including the parents of a class."""
+    """The fields in `ARGUMENTS` of a function or class, including the parents of a class."""
     described: dict[str, Field] = {}
     for part in getattr(target, "__mro__", (target,)):
         described = {**ARGUMENTS.get(getattr(part, "__name__", ""), {}), **described}

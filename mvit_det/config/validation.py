@@ -158,7 +158,7 @@ def arguments_of(target: Callable[..., Any]) -> tuple[tuple[str, ...], bool]:
 
 
 def locate_target(target: Any) -> Callable[..., Any] | None:
-    """What `_target_` calls; None if it is nothing, or cannot be imported."""
+    """The callable that `_target_` names; None if there is none, or it cannot be imported."""
     if isinstance(target, str):
         try:
             target = locate(target)

@@ -180,7 +180,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        # Where a text ends inside a string, the error points at the string's beginning.
+        # Where a file ends inside a string, the error points at the string's beginning.
         if error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated string"):
             raise DatasetError(
                 f"the annotations '{path}' are truncated; export or copy them again"

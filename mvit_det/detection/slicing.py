@@ -140,7 +140,7 @@ class SlicedDetector:
         return _to_instances(objects[: self.settings.max_detections], height, width, found)
 
     def _find(self, image: Tensor, region: Tensor) -> "_Found":
-        """What the detector finds in a region, in pixels of the image."""
+        """Instances in a region, in pixels of the image."""
         left, top, right, bottom = region.int().tolist()
         pixels = image[:, top:bottom, left:right].permute(1, 2, 0).cpu().numpy()
         augmented = T.AugInput(np.ascontiguousarray(pixels))

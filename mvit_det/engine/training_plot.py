@@ -136,8 +136,8 @@ def _draw(
     axes.set_ylim(0, 1.1 * highest or 1)
     drawn.sort(key=lambda entry: -entry[0])
     if any(label for _, label, _ in drawn):
-        texts = [f"{value:.3g}  {label}" for value, label, _ in drawn]
-        list_lines(axes, [line for _, _, line in drawn], texts, "at the end")
+        captions = [f"{value:.3g}  {label}" for value, label, _ in drawn]
+        list_lines(axes, [line for _, _, line in drawn], captions, "at the end")
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:

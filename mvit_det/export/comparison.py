@@ -91,7 +91,7 @@ def compare(exportable: Exportable, session: Session, images: Iterable[Source]) 
 
 @torch.no_grad()
 def reference(model: Any, image: np.ndarray, metadata: Metadata) -> RuntimePrediction:
-    """What Detectron2's modules find in an image on the canvas of an exported file.
+    """Instances that Detectron2's modules find on the canvas of an exported file.
 
     Args:
         model: the detector, in evaluation mode.

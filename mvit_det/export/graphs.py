@@ -49,7 +49,7 @@ class FeatureGraph(nn.Module):
 
 
 class DetectorGraph(FeatureGraph):
-    """What detectors have in common.
+    """The common part of all detectors.
 
     `forward` returns `boxes` (N, 4) in pixels of the canvas, `scores` (N,), `classes` (N,) int64
     and, of a model with masks, `masks` (N, M, M) in [0, 1]; best first.

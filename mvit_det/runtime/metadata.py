@@ -1,4 +1,4 @@
-"""What an exported file says about itself: one JSON text under the key `mvit_det`."""
+"""Metadata of an exported file: one JSON string under the key `mvit_det`."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields

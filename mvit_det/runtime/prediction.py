@@ -1,4 +1,4 @@
-"""What an exported detector finds in one image."""
+"""Instances that an exported detector finds in one image."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .masks import encode_mask
 
 @dataclass(frozen=True, eq=False)
 class RuntimePrediction:
-    """What an exported detector finds in one image, best first.
+    """Instances of one image, best first.
 
     Attributes:
         image: the image, (H, W, 3) uint8 RGB.

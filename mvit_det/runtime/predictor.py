@@ -32,7 +32,7 @@ class RuntimePredictor:
 
         Args:
             sessions: at least one; all of the same detector.
-            score_threshold: least score of an instance, in [0, 1]; by default that of the export.
+            score_threshold: lowest score of an instance, in [0, 1]; by default that of the export.
 
         Raises:
             ConfigError: the threshold is out of its range or below that of the export.
@@ -116,7 +116,7 @@ class OnnxPredictor(RuntimePredictor):
 
         Args:
             paths: of one file or several, as `RuntimePredictor` says.
-            score_threshold: least score of an instance, in [0, 1]; by default that of the export.
+            score_threshold: lowest score of an instance, in [0, 1]; by default that of the export.
             options: of `OnnxSession`.
 
         Raises:
@@ -138,7 +138,7 @@ class OpenVinoPredictor(RuntimePredictor):
 
         Args:
             paths: of one file or several, as `RuntimePredictor` says.
-            score_threshold: least score of an instance, in [0, 1]; by default that of the export.
+            score_threshold: lowest score of an instance, in [0, 1]; by default that of the export.
             options: of `OpenVinoSession`, such as `precision` and `threads`.
 
         Raises:

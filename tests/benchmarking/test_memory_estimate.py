@@ -33,7 +33,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "configs" / "shapes" / "mask_rcnn
 
 @pytest.fixture(scope="module")
 def whole():
-    """The estimate for the quick start's detector, with averaged weights."""
+    """The estimate for the quick start's detector, with an EMA."""
     return estimate_memory(load_config(CONFIG, ["train.ema.enabled=True"]), (96, 128))
 
 
@@ -146,7 +146,7 @@ def test_checkpointing_a_classifier_needs_less(class_token):
 
 
 def test_a_single_block_is_not_helped_by_checkpointing():
-    """What it does not keep, its own backward pass computes again."""
+    """The backward pass computes again what is not kept."""
     block = dict(depths=(1,), embed_dim=16, num_heads=1, out_features=("scale2",))
     images = torch.randn(1, 3, 64, 64)
     plain, checkpointed = (

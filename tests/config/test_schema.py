@@ -1,4 +1,4 @@
-"""What fields allow, and in which words the schema says so."""
+"""Values that fields allow, and the words of the schema for them."""
 
 import pytest
 

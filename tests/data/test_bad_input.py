@@ -79,9 +79,9 @@ IMAGES = [
     Case("missing", lambda path: None, "there is no image"),
     Case("folder", Path.mkdir, "is a folder"),
     Case("zero bytes", Path.touch, "is empty"),
-    Case("JPEG cut short", writes(encoded("JPEG")[:-200]), "truncated or corrupt"),
-    Case("PNG cut short", writes(encoded("PNG")[:-600]), "truncated or corrupt"),
-    Case("WebP cut short", writes(encoded("WEBP")[:-100]), "truncated or corrupt"),
+    Case("JPEG truncated", writes(encoded("JPEG")[:-200]), "truncated or corrupt"),
+    Case("PNG truncated", writes(encoded("PNG")[:-600]), "truncated or corrupt"),
+    Case("WebP truncated", writes(encoded("WEBP")[:-100]), "truncated or corrupt"),
     Case("JPEG of its first bytes", writes(encoded("JPEG")[:10]), "truncated or corrupt"),
     Case(
         "PNG with damaged pixels",
@@ -110,8 +110,8 @@ FILES = [
     Case("missing", lambda path: None, "there is no annotation file"),
     Case("folder", Path.mkdir, "cannot be read"),
     Case("empty", Path.touch, "are empty"),
-    Case("cut short", writes(b'{"images": [{"id": 1, "file_name": "a.j'), "are truncated"),
-    Case("cut short between values", writes(b'{"images": [{"id": 1},'), "are truncated"),
+    Case("truncated", writes(b'{"images": [{"id": 1, "file_name": "a.j'), "are truncated"),
+    Case("truncated between values", writes(b'{"images": [{"id": 1},'), "are truncated"),
     Case("not JSON", writes(b"<annotation>\n</annotation>"), r"\(line 1, column 1: .*\)"),
     Case(
         "comma too many",
@@ -346,7 +346,7 @@ def assert_names(kind, says, path, function, argument):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Images: a.png, b.png, one that is turned, and a text."""
+    """Images: a.png, b.png, one that is turned, and a file of notes."""
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("a.png", "b.png"):

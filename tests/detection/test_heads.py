@@ -100,7 +100,7 @@ def test_hard_nms_is_that_of_detectron2():
 
 
 def detect(name, **fields):
-    """What an untrained small detector finds, with changed fields of all its box heads."""
+    """Instances of an untrained small detector, with changed fields of all its box heads."""
     torch.manual_seed(0)
     model = LazyConfig.load(str(CONFIGS / "shapes" / f"{name}.py")).model
     fields = {"test_score_thresh": 0.0, **fields}

@@ -132,7 +132,7 @@ def run_page():
 
 @pytest.fixture
 def run_text():
-    """Like `run_page`, for a text."""
+    """Like `run_page`, for a string of Markdown."""
     return lambda text, folder, **environment: run_blocks(text, "page.md", folder, environment)
 
 

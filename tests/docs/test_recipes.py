@@ -1,4 +1,4 @@
-"""What docs/recipes.md tells its readers to run, and the figures in it."""
+"""The commands of docs/recipes.md, and its figures."""
 
 import re
 import shutil
@@ -92,5 +92,5 @@ def test_commands(run_text, write_parts, tmp_path, capsys):
         assert (tmp_path / "output" / "parts" / folder / "metrics.json").exists()
     assert re.search(r"\| mask_rcnn_mvitv2_t_12gb .* 2 × 0\.\d\d ", estimated)
     assert "Estimated, not measured on a GPU" in estimated
-    # What the comment behind the page's `print` says.
+    # The comment behind the page's `print` shows the same.
     assert capsys.readouterr().out == "[778, 89]\n"

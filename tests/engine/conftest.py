@@ -17,7 +17,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def unbroken(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What a training leaves that nothing happened to."""
+    """The last checkpoint of a training that nothing happened to."""
     output = tmp_path_factory.mktemp("unbroken")
     run(output)
     return load(output)

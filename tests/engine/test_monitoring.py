@@ -1,4 +1,4 @@
-"""What a training records and logs of itself."""
+"""Metrics and logs of a training."""
 
 import json
 import logging

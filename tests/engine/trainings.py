@@ -74,7 +74,7 @@ class Run:
 
 
 def read_until(moment, process):
-    """What a process prints up to a line with `moment`."""
+    """The output of a process up to a line with `moment`."""
     printed = ""
     for line in process.stdout:
         printed += line

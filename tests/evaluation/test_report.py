@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder."""
+"""The files of an evaluation."""
 
 import csv
 import json

@@ -144,7 +144,7 @@ def test_options_equal_detectron2(arguments):
 
 
 def to_timm(state, depths):
-    """Renames weights for timm, which numbers the blocks of each stage anew."""
+    """Renames weights for timm, which numbers the blocks of each stage from 0."""
     renamed = {}
     for key, value in state.items():
         parts = key.split(".")

@@ -83,7 +83,7 @@ def test_features_are_the_same_alone_and_in_any_batch(padded, position):
 
 
 def test_without_the_option_neighbours_do_matter():
-    """What the option is for; and that the test above could fail."""
+    """Without the option features differ, so the test above could fail."""
     torch.manual_seed(0)
     model = MViTv2(**{**PICO, "mask_padding": False}).eval()
     batch, images = make_batch(SIZES, 128, 160)

@@ -35,7 +35,7 @@ def test_compiled_with_dynamic_sizes_gives_the_same_features():
 
 
 def test_compiled_whole_gives_the_same_features_and_gradients():
-    """Traced to one graph, and run as PyTorch's own operators."""
+    """Traced to one graph, and run as PyTorch's operators."""
     torch._dynamo.reset()
     model = MViTv2(**{**PICO, "depths": (1, 1, 1)}, out_features=("scale2", "scale3", "scale4"))
     compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
@@ -145,7 +145,7 @@ def test_checkpointing_keeps_features_and_gradients(model, stages):
 
 
 def saved_bytes(network, images):
-    """What the forward pass keeps for the backward pass."""
+    """The tensors that the forward pass keeps for the backward pass."""
     sizes = {}
 
     def pack(tensor):

@@ -97,7 +97,7 @@ def test_first_block_of_a_stage_keeps_the_window_of_the_stage_before():
 def test_attention_without_global_blocks():
     plan = plan_blocks(**{**TINY, "attention": "window"})
     assert [block.window_size for block in plan] == [56, 56, 28, 28, 14, 14, 14, 14, 14, 7]
-    # What Hwin's global blocks pool more for is not needed.
+    # Hwin's global blocks need not pool more.
     assert [block.key_stride for block in plan] == [4, 2, 2, 1, 1, 1, 1, 1, 1, 1]
     assert {block.shift for block in plan} == {0}
 
