@@ -11,7 +11,7 @@ from typing import Any
 
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, inference_context
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
@@ -93,7 +93,7 @@ class Evaluation:
             # The loader first: it generates datasets that are missing.
             loader, evaluator = self.loader, self._evaluator(path)
             detector = self._detector(model)
-            with unsharded(model), inference_context(model):
+            with unsharded(model), _evaluation_mode(model):
                 results = inference_on_dataset(detector, loader, evaluator)
             # A panoptic evaluator has one for instances.
             instances = getattr(evaluator, "instances", evaluator)
@@ -182,6 +182,21 @@ def class_names(config: DictConfig, dataset: str) -> list[str]:
     own = config.get("data", {}).get("class_names", [])
     metadata = MetadataCatalog.get(dataset)
     return list(own or metadata.get("thing_classes") or metadata.get("classes") or [])
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switches to evaluation, and back even where the evaluation fails.
+
+    Detectron2's context of this kind leaves the model as it is after an exception, so that a
+    training that continues without an evaluation would get predictions for losses.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 @contextmanager

@@ -75,25 +75,27 @@ IMAGES = [
     Bad(
         "20000 × 4",
         dict(size=(20_000, 4), objects=1),
-        r"is 20000 × 4 \(height × width\), of which nothing is left when it is resized; crop it",
+        r"is 20000 × 4 \(height × width\), too narrow to be resized; crop",
     ),
     Bad(
         "4 × 20000",
         dict(size=(4, 20_000), objects=1),
-        r"is 4 × 20000 \(height × width\), of which nothing is left when it is resized; crop it",
+        r"is 4 × 20000 \(height × width\), too narrow to be resized; crop",
     ),
 ]
 FOLDERS = [
     Bad(
         "output folder that is a file",
         "{tmp_path}/file",
-        r"cannot write to the output folder '.*/file' \(a file has this name\); choose another one "
+        r"cannot write to the output directory '.*/file' \(a file has this name\); choose another "
+        "one "
         "with train.output_dir=…",
     ),
     Bad(
         "output folder under a file",
         "{tmp_path}/file/folder",
-        r"cannot write to the output folder '.*/file/folder' \(Not a directory\); choose another "
+        r"cannot write to the output directory '.*/file/folder' \(Not a directory\); choose "
+        "another "
         "one with train.output_dir=…",
     ),
 ]

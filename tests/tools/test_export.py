@@ -31,6 +31,7 @@ def test_bad_arguments_are_named(arguments, named, capsys):
 
 
 def test_errors_are_one_line(tmp_path, capsys):
+    pytest.importorskip("onnxscript")
     _, weights = make_detector("faster_rcnn", tmp_path)
     common = ["--config-file", CONFIGS / "faster_rcnn_mvitv2_pico.py", "--weights", weights]
     onnx = [*common, "--format", "onnx", "--output", tmp_path / "d.onnx"]
