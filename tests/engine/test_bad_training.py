@@ -88,15 +88,13 @@ FOLDERS = [
         "output folder that is a file",
         "{tmp_path}/file",
         r"cannot write to the output directory '.*/file' \(a file has this name\); choose another "
-        "one "
-        "with train.output_dir=…",
+        "one with train.output_dir=…",
     ),
     Bad(
         "output folder under a file",
         "{tmp_path}/file/folder",
         r"cannot write to the output directory '.*/file/folder' \(Not a directory\); choose "
-        "another "
-        "one with train.output_dir=…",
+        "another one with train.output_dir=…",
     ),
 ]
 RUNS = [
