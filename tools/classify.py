@@ -61,6 +61,13 @@ def run(options: argparse.Namespace) -> int:
     if options.output and options.output.suffix.lower() not in FORMATS:
         raise ConfigError(f"'{options.output}' cannot be written: name a .csv or a .json file")
     inputs = find_inputs(options.input)
+    if options.output:
+        # A folder that cannot be written must not cost the whole run.
+        try:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.open("a").close()
+        except OSError as error:
+            raise _unwritable(options.output, error) from error
     config, published = find_config(options.config_file, options.opts)
     classifier = Classifier(
         config,
@@ -86,8 +93,12 @@ def run(options: argparse.Namespace) -> int:
     try:
         write(results, options.output)
     except OSError as error:
-        raise OutputError(f"cannot write '{options.output}' ({error.strerror})") from error
+        raise _unwritable(options.output, error) from error
     return 1 if skipped else 0
+
+
+def _unwritable(path: Path | None, error: OSError) -> OutputError:
+    return OutputError(f"cannot write '{path}' ({error.strerror}); name another file with --output")
 
 
 def write(results: dict[str, list[ClassScore]], output: Path | None) -> None:
@@ -98,7 +109,6 @@ def write(results: dict[str, list[ClassScore]], output: Path | None) -> None:
             for each in scores:
                 print(f"  {100 * each.score:6.2f} %  {each.name}")
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
     with open(output, "w", encoding="utf-8", newline="") as file:
         if output.suffix.lower() == ".json":
             entries = [

@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .image_folder import ImageFolder
 from .shape_scene import CATEGORIES, draw_scene
+from .shapes import write_png
 
 # Number of images and seed of each registered dataset; `shapes` uses other seeds.
 SPLITS = {"shape_classes_train": (4000, 100), "shape_classes_val": (500, 101)}
@@ -45,7 +46,7 @@ def generate_shape_classes(
             rng = np.random.default_rng([seed, index])
             scene, (thing,), _ = draw_scene(rng, 2 * size, 2 * size, 1, crowd_fraction=0)
             path = unfinished / CATEGORIES[thing.category] / f"{index + 1:06d}.png"
-            cv2.imwrite(str(path), _crop(rng, scene, thing.mask, size)[:, :, ::-1])
+            write_png(path, _crop(rng, scene, thing.mask, size)[:, :, ::-1])
         try:
             unfinished.rename(output)
         except OSError:

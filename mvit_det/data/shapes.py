@@ -100,7 +100,7 @@ def generate_shapes(
             rng = np.random.default_rng([seed, number - 1])
             image, objects, surface = draw_scene(rng, height, width, max_shapes, crowd_fraction)
             name = f"{number:06d}.png"
-            _write_png(unfinished / "images" / name, image[..., ::-1])
+            write_png(unfinished / "images" / name, image[..., ::-1])
             entry = {"id": number, "file_name": name, "height": height, "width": width}
             images.append({**entry, "surface": surface})
             annotations += [
@@ -213,7 +213,7 @@ def _load_panoptic(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
             maps.mkdir()
             for image in dataset["images"]:
                 path = maps / image["file_name"]
-                _write_png(path, semantic_map(image, annotations[image["id"]]))
+                write_png(path, semantic_map(image, annotations[image["id"]]))
             # As above, another process may have been faster.
             with contextlib.suppress(OSError):
                 maps.rename(semantic)
@@ -332,7 +332,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
         )
 
 
-def _write_png(path: Path, pixels: np.ndarray) -> None:
+def write_png(path: Path, pixels: np.ndarray) -> None:
     """Writes (H, W) or BGR (H, W, 3) uint8 pixels."""
     if not cv2.imwrite(str(path), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
         raise OSError(f"cannot write '{path}'; is the disk full?")

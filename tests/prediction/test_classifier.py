@@ -133,3 +133,6 @@ def test_the_tool_writes_tables_and_skips_what_is_no_image(trained, tmp_path, ca
     assert main(common) == 1
     assert rows[0]["class"] in capsys.readouterr().out
     assert main([*common, "--output", "out.txt"]) == 2
+    capsys.readouterr()
+    assert main([*common, "--output", str(weights / "out.csv")]) == 2
+    assert str(weights / "out.csv") in capsys.readouterr().err
