@@ -97,7 +97,7 @@ else
 install: $(READY) ## Install everything, into .venv or, with VENV= PYTHON=…, into an existing environment
 
 # A file that is written last, so that an interrupted installation is taken up again.
-$(READY): setup.py pyproject.toml tools/install_detectron2.py | check-python
+$(READY): setup.py pyproject.toml mvit_det/cli/install_detectron2.py | check-python
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { echo "== $(VENV)" && $(PYTHON) -m venv "$(VENV)"; }
 	$(INSTALL)
 	@touch "$@"

@@ -67,7 +67,7 @@ _MODULES = {
     "build_retinanet_mvitv2_fpn_backbone": "backbone",
 }
 _INSTALL = {
-    "detectron2": "Detectron2, which is not installed; run 'python tools/install_detectron2.py'",
+    "detectron2": "Detectron2, which is not installed; run 'mvit-det install-detectron2'",
     "torch": "PyTorch, which is not installed; run 'pip install torch torchvision'",
 }
 

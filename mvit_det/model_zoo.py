@@ -241,6 +241,13 @@ def get_model(name: str, *, trained: bool = False) -> nn.Module:
     return detector
 
 
+def list_configs() -> list[str]:
+    """Names of all configs that can be trained, such as "shapes/mask_rcnn_mvitv2_pico"."""
+    folder = configs_folder()
+    names = (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.py"))
+    return sorted(name for name in names if not name.startswith("common/"))
+
+
 def configs_folder() -> Path:
     """`configs/`: inside an installed package, or next to the package in a checkout."""
     package = Path(__file__).parent

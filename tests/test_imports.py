@@ -17,6 +17,7 @@ LAYERS = (
     {"prediction", "runtime"},
     {"engine", "export"},
     {"ablation", "benchmarking"},
+    {"cli"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 NEED_NO_DETECTRON2 = {"checkpoint", "errors", "modeling"}

@@ -18,6 +18,8 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mvit_det.data import generate_shapes
+
 ROOT = Path(__file__).resolve().parents[1]
 PICO = ROOT / "configs" / "shapes" / "mask_rcnn_mvitv2_pico.py"
 DATA = [
@@ -49,6 +51,25 @@ CALLS = {
         *("--device", "cpu", "--opts", "dataloader.train.total_batch_size=2"),
     ],
 }
+
+TRAINED = ("--config-file", "output/config.yaml", "--weights", "output/model_final.pth")
+COMMAND_CALLS = [
+    ["doctor"],
+    ["install-detectron2"],
+    ["models"],
+    ["check-data", "shapes/annotations.json", "--images", "shapes/images"],
+    [
+        *("train", "--config-file", "shapes/mask_rcnn_mvitv2_pico", "--device", "cpu", *DATA),
+        *("train.max_iter=1", "train.output_dir=output", "dataloader.train.total_batch_size=2"),
+    ],
+    ["eval", *TRAINED, "--device", "cpu"],
+    ["predict", *TRAINED, "--input", "shapes/images", "--output", "found", "--device", "cpu"],
+    [
+        *("export", *TRAINED, "--format", "torch", "--size", "64x64", "--output", "backbone.pt2"),
+        *("--part", "backbone"),
+    ],
+    ["convert-weights", "output/model_final.pth", "model.safetensors", "--to", "safetensors"],
+]
 
 pytestmark = pytest.mark.slow
 
@@ -146,6 +167,16 @@ print(model_zoo.get_config("mask_rcnn_mvitv2_t").train.max_iter > 0)
 def test_every_tool_of_the_readme_has_a_call():
     pages = (ROOT / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"tools/(\w+)\.py", pages)) <= set(CALLS)
+
+
+def test_the_console_command_in_an_empty_folder(python, tmp_path):
+    """Configs by name, without the checkout."""
+    generate_shapes(tmp_path / "shapes", 4, (64, 64), seed=0)
+    command = python.with_name("mvit-det")
+    for arguments in COMMAND_CALLS:
+        run(command, tmp_path, *arguments)
+    assert (tmp_path / "found" / "predictions.json").exists()
+    assert not list(tmp_path.glob("*.py"))
 
 
 @pytest.mark.parametrize("tool", CALLS)

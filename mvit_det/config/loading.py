@@ -1,6 +1,7 @@
 """From a config file and a command line to a config that this machine can run."""
 
 import builtins
+import difflib
 import logging
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from ..errors import ConfigError, DeviceError
-from ..model_zoo import MODELS, config_path, list_detectors
+from ..model_zoo import MODELS, config_path, configs_folder, list_configs
 from .overrides import apply_overrides, rename_fields
 from .schema import ENTRIES, Field, fields_of
 from .validation import REQUIRED, find_issues, raise_issues
@@ -44,26 +45,39 @@ def find_config(config: str | Path, overrides: Sequence[str] = ()) -> tuple[Dict
 
 
 def config_file(config: str | Path) -> Path:
-    """The file of a config, given by its path or by the name of a published model.
+    """The file of a config.
+
+    Args:
+        config: path of a file, name of a published model ("mvitv2_t_in1k"), or name of a config of
+            this package, with or without its folder: "shapes/mask_rcnn_mvitv2_pico",
+            "configs/COCO/mask_rcnn_mvitv2_t.py", "retinanet_mvitv2_t".
 
     Raises:
-        ConfigError: there is no such file or model.
+        ConfigError: there is no such file, model or config, or a name without folder fits several.
     """
     if str(config) in MODELS:
         return config_path(str(config))
     path = Path(config)
     if path.is_file():
         return path
+    name = Path(config).as_posix().removeprefix("configs/").removesuffix(".py")
+    configs = list_configs()
+    fitting = [each for each in configs if name in (each, each.rpartition("/")[2])]
+    if name in fitting or len(fitting) == 1:
+        return configs_folder() / f"{name if name in fitting else fitting[0]}.py"
+    if fitting:
+        raise ConfigError(f"'{config}' is the name of several configs: {', '.join(fitting)}")
     if path.is_dir():
         raise ConfigError(
             f"'{path}' is a directory; name a config file, such as the config.yaml in the output "
             "directory of a training"
         )
-    if path.suffix:
-        raise ConfigError(f"there is no config file '{path}'; the configs are in 'configs/'")
+    short = [each.rpartition("/")[2] for each in configs]
+    close = difflib.get_close_matches(name, [*MODELS, *configs, *short], 1)
     raise ConfigError(
-        f"'{config}' is neither a config file (they are in 'configs/') nor a published detector; "
-        f"those are {', '.join(list_detectors())}"
+        f"there is no config '{config}': it is neither a file nor a name; "
+        + (f"did you mean '{close[0]}'? " if close else "")
+        + "'mvit-det models --configs' lists the names"
     )
 
 

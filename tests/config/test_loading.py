@@ -9,13 +9,14 @@ from omegaconf import OmegaConf
 from mvit_det.config import (
     build_model,
     choose_device,
+    config_file,
     find_config,
     load_config,
     prepare_output_dir,
     resolve_device,
 )
 from mvit_det.errors import ConfigError, DeviceError
-from mvit_det.model_zoo import MODELS
+from mvit_det.model_zoo import MODELS, configs_folder, list_configs
 
 PICO = Path(__file__).resolve().parents[2] / "configs" / "shapes" / "mask_rcnn_mvitv2_pico.py"
 
@@ -112,6 +113,34 @@ def test_published_detectors_are_configs():
     assert config.train.max_iter == 3
     assert weights == MODELS["mask_rcnn_mvitv2_t"].url
     assert find_config(PICO)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("shapes/mask_rcnn_mvitv2_pico", "shapes/mask_rcnn_mvitv2_pico.py"),
+        ("configs/shapes/mask_rcnn_mvitv2_pico.py", "shapes/mask_rcnn_mvitv2_pico.py"),
+        ("retinanet_mvitv2_t", "COCO/retinanet_mvitv2_t.py"),
+        ("mask_rcnn_mvitv2_t", "COCO/mask_rcnn_mvitv2_t.py"),
+        ("LVIS/mask_rcnn_mvitv2_t", "LVIS/mask_rcnn_mvitv2_t.py"),
+    ],
+)
+def test_names_of_configs_in_any_folder(name, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config_file(name) == configs_folder() / file
+
+
+def test_every_listed_name_is_a_config():
+    names = list_configs()
+    assert "shapes/mask_rcnn_mvitv2_pico" in names
+    assert not [name for name in names if name.startswith("common")]
+    assert [config_file(name).is_file() for name in names] == [True] * len(names)
+
+
+def test_a_misspelt_name_gets_the_closest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="'retinanet_mvitv2_t'"):
+        config_file("retinanet_mvit2_t")
 
 
 def test_the_output_folder_is_made_and_left_empty(tmp_path):

@@ -1,10 +1,10 @@
 """The page on inference: its fields exist, and its commands can be parsed."""
 
 import re
-import runpy
 import shlex
 from pathlib import Path
 
+from mvit_det.cli.predict import parse_arguments
 from mvit_det.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,10 +26,9 @@ def test_overrides_are_accepted():
 
 
 def test_commands_of_the_demo_can_be_parsed():
-    parse = runpy.run_path(str(ROOT / "tools" / "demo.py"))["parse_arguments"]
     demos = [words[2:] for words in commands() if words[1] == "tools/demo.py"]
     assert len(demos) == 2
-    options = [parse(words) for words in demos]
+    options = [parse_arguments(words, "demo") for words in demos]
     assert options[0].tta == [600, 800, 1000]
     assert options[1].tile_size == 1024
     for each in options:

@@ -323,7 +323,7 @@ except ModuleNotFoundError as error:
     assert output == [
         "(1, 32, 4, 8)",
         "mvit_det.MViTv2Backbone needs Detectron2, which is not installed; "
-        "run 'python tools/install_detectron2.py'",
+        "run 'mvit-det install-detectron2'",
     ]
 
 

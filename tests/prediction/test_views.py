@@ -14,13 +14,13 @@ from pycocotools import mask as mask_util
 
 from mvit_det import Predictor
 from mvit_det.checkpoint import Checkpointer
+from mvit_det.cli import predict
 from mvit_det.config import load_config, resolve_device
 from mvit_det.detection.build import set_nms_method
 from mvit_det.detection.heads import BoxPredictor
 from mvit_det.detection.masks import RLEMasks
 from mvit_det.engine import evaluate_checkpoint
 from mvit_det.errors import ConfigError
-from tools import demo
 
 PICO = Path(__file__).resolve().parents[2] / "configs" / "shapes" / "mask_rcnn_mvitv2_pico.py"
 TTA = {"tta": {"short_sides": [96, 128], "max_size": 200}}
@@ -156,12 +156,13 @@ def test_soft_nms_for_configs_of_earlier_releases(weights, tmp_path):
 def test_flags_of_the_demo(options, expected, weights, tmp_path, monkeypatch):
     built = []
     monkeypatch.setattr(
-        demo, "Predictor", lambda *a, **k: built.append(Predictor(*a, **k)) or built[0]
+        predict, "Predictor", lambda *a, **k: built.append(Predictor(*a, **k)) or built[0]
     )
     Image.fromarray(image(64, 80)).save(tmp_path / "noise.png")
     arguments = ["--config-file", str(PICO), "--weights", str(weights), "--device", "cpu"]
     arguments += ["--confidence-threshold", "0.01", "--output", str(tmp_path / "found")]
-    assert demo.main([*arguments, "--input", str(tmp_path / "noise.png"), *options]) == 0
+    arguments += ["--input", str(tmp_path / "noise.png"), *options]
+    assert predict.main(arguments, "predict") == 0
     (predictor,) = built
     assert type(predictor.detector).__name__ == expected
     assert predictor.detector.merge.method == ("fusion" if "fusion" in options else "nms")

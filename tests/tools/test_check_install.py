@@ -52,7 +52,7 @@ class Report:
 @pytest.fixture(scope="module")
 def doctor() -> ModuleType:
     """The script as a module, to simulate hardware and builds."""
-    return import_script("check_install", SCRIPT)
+    return import_script("doctor", REPOSITORY / "mvit_det" / "cli" / "doctor.py")
 
 
 def import_script(name: str, path: Path) -> ModuleType:
@@ -167,13 +167,13 @@ def test_one_run_survives_every_kind_of_breakage(tmp_path: Path) -> None:
             "detectron2",
             "AttributeError: module 'PIL.Image' has no attribute 'LINEAR'",
             "",
-            "python tools/install_detectron2.py --force",
+            "mvit-det install-detectron2 --force",
         ),
         (
             "detectron2",
             "ModuleNotFoundError: No module named 'fvcore'",
             "fvcore",
-            "python tools/install_detectron2.py --force",
+            "mvit-det install-detectron2 --force",
         ),
         (
             "pycocotools",

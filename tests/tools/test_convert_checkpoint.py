@@ -133,7 +133,7 @@ def test_the_tool_prints_the_accounting(tool, tmp_path):
     before = output.read_bytes()
 
     code, out, err = tool(tmp_path / "timm.pth", output, "--to", "safetensors")
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert err.endswith(
         ": '" + f"{output}' exists already; name another file or use '--overwrite'\n"
     )
@@ -146,7 +146,7 @@ def test_the_tool_prints_the_accounting(tool, tmp_path):
 
 def test_mistakes(tool, tmp_path):
     code, _, err = tool(tmp_path / "nowhere.pth", tmp_path / "x.pth", "--to", "timm")
-    assert code == 1
+    assert code == 2
     assert "there is no file" in err
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
     code, _, err = tool(tmp_path / "other.pth", tmp_path / "x.pth", "--to", "timm")
@@ -171,7 +171,7 @@ def test_an_interruption_leaves_nothing(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", interrupt)
     code, _, err = tool(tmp_path / "timm.pth", tmp_path / "x.pth", "--to", "mvit_det")
     assert code == 130
-    assert "interrupted, nothing was written" in err
+    assert err.startswith("interrupted")
     assert [path.name for path in tmp_path.iterdir()] == ["timm.pth"]
 
 

@@ -253,8 +253,8 @@ def test_memory_does_not_grow_with_a_video(demo, monkeypatch):
     ("arguments", "options", "message"),
     [
         (["nowhere"], {}, "'nowhere'\n"),
-        (["photos"], {"config": "no.py"}, "error: there is no config file 'no.py'"),
-        (["photos"], {"config": "rcnn"}, "error: 'rcnn' is neither a config file"),
+        (["photos"], {"config": "no.py"}, "error: there is no config 'no.py'"),
+        (["photos"], {"config": "rcnn"}, "error: there is no config 'rcnn'"),
         (["photos"], {"weights": "no.pth"}, "error: there is no file 'no.pth'"),
         (["photos"], {"weights": None}, "error: no weights to predict with"),
         (["photos", "--opts", "model.roi_heads.num_classes=3"], {}, "classes, config has 3"),
@@ -289,6 +289,6 @@ def test_mistakes_in_the_arguments(arguments, message, capsys):
 def test_help_names_the_exit_codes(capsys):
     main = runpy.run_path(str(ROOT / "tools/demo.py"))["main"]
     with pytest.raises(SystemExit) as stopped:
-        main(["--help"])
+        main(["--help-all"])
     assert stopped.value.code == 0
     assert "exit codes: 0 success; 1 an input was skipped" in capsys.readouterr().out

@@ -74,7 +74,7 @@ def test_mistakes_get_one_sentence(shapes, tmp_path):
         text=True,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == (
         f"error: there is no folder of images '{tmp_path}/nowhere'; check --images\n"
     )

@@ -1,6 +1,5 @@
 """The installer of Detectron2, with the real file from the package index."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+
+from mvit_det.cli import install_detectron2
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "tools" / "install_detectron2.py"
@@ -223,16 +224,10 @@ def test_unusable_wheel_folder_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_leftover_of_the_source_name_is_refused() -> None:
-    spec = importlib.util.spec_from_file_location("install_detectron2", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-
-    restored = script.restore_name({"a.py": b"import LabGym.detectron2.x as x\n"})
+    restored = install_detectron2.restore_name({"a.py": b"import LabGym.detectron2.x as x\n"})
     assert restored == {"a.py": b"import detectron2.x as x\n"}
     message = r"b\.py of labgym==3\.1\.2 mentions LabGym other than as LabGym\.detectron2"
-    with pytest.raises(script.InstallError, match=message):
-        script.restore_name({"b.py": b"from LabGym import detectron2\n"})
-    with pytest.raises(script.InstallError, match="text to repair exactly once"):
-        script.repair({"detectron2/model_zoo/model_zoo.py": b"import os\n"})
+    with pytest.raises(install_detectron2.InstallError, match=message):
+        install_detectron2.restore_name({"b.py": b"from LabGym import detectron2\n"})
+    with pytest.raises(install_detectron2.InstallError, match="text to repair exactly once"):
+        install_detectron2.repair({"detectron2/model_zoo/model_zoo.py": b"import os\n"})

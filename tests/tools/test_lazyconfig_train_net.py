@@ -1,6 +1,5 @@
 """Whole runs of the training tool, in processes of their own."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mvit_det.cli import train
 from mvit_det.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,16 +110,8 @@ def test_mistakes_get_one_sentence_and_no_traceback(arguments, value, tmp_path):
     assert "Traceback" not in process.stdout
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("tool", ROOT / "tools/lazyconfig_train_net.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_flags_and_overrides_can_be_mixed(tool):
-    arguments = tool.parse_arguments(
+def test_flags_and_overrides_can_be_mixed():
+    arguments = train.parse_arguments(
         ["a.b=1", "--config-file", "x.py", "+c=2", "--epochs", "3", "d=[e,f]", "--accumulate=4"]
     )
     assert arguments.opts == ["a.b=1", "+c=2", "d=[e,f]"]
@@ -127,9 +119,9 @@ def test_flags_and_overrides_can_be_mixed(tool):
     assert arguments.grad_accum_steps == 4
 
 
-def test_a_missing_config_file_is_named(tool, capsys):
+def test_a_missing_config_file_is_named(capsys):
     with pytest.raises(SystemExit, match="2"):
-        tool.parse_arguments(["train.max_iter=1"])
+        train.parse_arguments(["train.max_iter=1"])
     assert "--config-file" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -143,6 +135,6 @@ def test_a_missing_config_file_is_named(tool, capsys):
         ([PICO, "--train-json", "a.json"], "--epochs 12"),
     ],
 )
-def test_mistakes_that_are_found_before_anything_is_written(arguments, value, tool):
+def test_mistakes_that_are_found_before_anything_is_written(arguments, value):
     with pytest.raises(ConfigError, match=value):
-        tool.main(tool.parse_arguments(["--config-file", *arguments]))
+        train.run(train.parse_arguments(["--config-file", *arguments]))

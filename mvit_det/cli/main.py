@@ -1,0 +1,121 @@
+"""Starts the command that is named, and turns its errors into one line and an exit code.
+
+A command is a module with `main(arguments, prog)`, which returns the exit code. It is imported when
+it is asked for, so that `mvit-det --help` and a typing error do not wait for PyTorch.
+"""
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from .. import __version__
+from ..errors import MViTDetError
+
+# Name of a command → its summary. The module has the same name, with underscores.
+COMMANDS = {
+    "train": "train a detector or a classifier, also on your own dataset",
+    "eval": "evaluate trained weights",
+    "predict": "draw and list the objects in images and videos",
+    "classify": "list the most probable classes of images",
+    "check-data": "find mistakes in a dataset, and count its images and objects",
+    "export": "write a file for ONNX Runtime, OpenVINO or torch.export",
+    "convert-weights": "convert weights between mvit_det, Detectron2, timm and others",
+    "models": "list published models and configs",
+    "doctor": "check the installation, and say how to fix it",
+    "install-detectron2": "install Detectron2, which is not on the package index",
+}
+EXAMPLES = (
+    "mvit-det models",
+    "mvit-det predict --config-file mask_rcnn_mvitv2_t --input photo.jpg",
+    "mvit-det train --help",
+)
+# Library → how to install it.
+INSTALL = {
+    "detectron2": "Detectron2, which has no release on the package index; install it with "
+    "'mvit-det install-detectron2'",
+    "torch": "PyTorch; install it with 'pip install torch torchvision'",
+    "torchvision": "torchvision; install it with 'pip install torch torchvision'",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `mvit-det` and returns its exit code."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        print(overview())
+        return 0
+    if name == "--version":
+        print(f"mvit_det {__version__}")
+        return 0
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(COMMANDS)}"
+        print(f"mvit-det: there is no command '{name}'; {hint}", file=sys.stderr)
+        return 2
+    return command(name)(rest)
+
+
+def overview() -> str:
+    """The help of `mvit-det` itself."""
+    return "\n".join(
+        [
+            "usage: mvit-det COMMAND …",
+            "\nMViTv2 for Detectron2: object detection, instance segmentation, classification.\n",
+            *(f"  {name:20}{summary}" for name, summary in COMMANDS.items()),
+            "\n'mvit-det COMMAND --help' lists the options of a command. Examples:\n",
+            *(f"  {example}" for example in EXAMPLES),
+        ]
+    )
+
+
+def command(name: str, prog: str = "") -> Callable[..., int]:
+    """The function that runs a command, with the errors of all commands handled.
+
+    Exit codes: that of the command; 2 for a mistake in the command line or its files; 130 after
+    Ctrl-C; 141 where the reader of a pipe has gone.
+
+    Args:
+        name: key of `COMMANDS`.
+        prog: how the help and the errors call it; default: `mvit-det NAME`.
+    """
+
+    def run(arguments: Sequence[str] | None = None) -> int:
+        arguments = sys.argv[1:] if arguments is None else arguments
+        _quieten()
+        try:
+            module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
+            code = module.main(arguments, prog or f"mvit-det {name}")
+            sys.stdout.flush()
+            return code
+        except MViTDetError as error:
+            if "--debug" in arguments:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except ModuleNotFoundError as error:
+            library = (error.name or "").partition(".")[0]
+            if library not in INSTALL:
+                raise
+            print(f"error: 'mvit-det {name}' needs {INSTALL[library]}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted; the outputs written so far are kept", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            # Python would complain again when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+
+    return run
+
+
+def _quieten() -> None:
+    """Silences messages of libraries about which users can do nothing."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    # Detectron2 calls torch.meshgrid in a deprecated way.
+    warnings.filterwarnings("ignore", "torch.meshgrid")
+    logging.getLogger("torch.fx").setLevel(logging.ERROR)

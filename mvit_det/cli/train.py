@@ -1,0 +1,196 @@
+"""Trains or evaluates the model of a LazyConfig file."""
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from ..config import (
+    check_schedule,
+    config_file,
+    find_config,
+    fit_schedule,
+    prepare_output_dir,
+    rename_flags,
+    resolve_device,
+    set_custom_dataset,
+    use_custom_dataset,
+)
+from ..config.custom_dataset import PATHS
+from ..config.image_folders import FOLDERS, use_image_folders
+from ..engine import evaluate_checkpoint, launch, train
+from ..errors import ConfigError
+from .arguments import Parser
+
+EXAMPLES = (
+    "{prog} --config-file mask_rcnn_mvitv2_t --train-json train.json --train-images train/ \\\n"
+    "      --val-json val.json --val-images val/ --epochs 12 train.output_dir=output/parts",
+    "{prog} --config-file mask_rcnn_mvitv2_t --num-gpus 8 --batch-size 16 optimizer.lr=1e-4",
+    "{prog} --config-file shapes/mask_rcnn_mvitv2_pico --device cpu --resume",
+)
+EVALUATION_EXAMPLES = (
+    "{prog} --config-file mask_rcnn_mvitv2_t",
+    "{prog} --config-file output/config.yaml --weights output/model_final.pth",
+    "{prog} --config-file output/config.yaml --val-json val.json --val-images val/ --device cpu",
+)
+DETAILS = """\
+Flags and overrides can be mixed. With torchrun:
+  torchrun --standalone --nproc-per-node=8 -m mvit_det.cli train --config-file …
+
+exit codes: 0 done; 1 error, explained in one line; 2 wrong usage; 130 or 143 stopped by Ctrl-C or
+SIGTERM, with a checkpoint from which --resume continues"""
+
+
+def parse_arguments(
+    arguments: Sequence[str], prog: str = "mvit-det train", evaluate_only: bool = False
+) -> argparse.Namespace:
+    """Reads a command line; flags and overrides can be mixed.
+
+    Args:
+        arguments: without the name of the program.
+        prog: the name of the program.
+        evaluate_only: parse for `mvit-det eval`, which has the flags of evaluations only.
+    """
+    arguments = rename_flags(arguments)
+    parser = Parser(
+        prog,
+        arguments,
+        usage="--config-file CONFIG [options] [field=value …]",
+        summary="Evaluates trained weights." if evaluate_only else "Trains a model.",
+        examples=EVALUATION_EXAMPLES if evaluate_only else EXAMPLES,
+        details=DETAILS,
+    )
+    shown = "overrides of fields of the config" if parser.shows_all else argparse.SUPPRESS
+    parser.add_argument("opts", nargs="*", metavar="field=value", help=shown)
+    parser.add_config(weights=False)
+    _add_custom_dataset(parser, evaluate_only)
+    parser.set_defaults(resume=False, epochs=None, batch_size=None, grad_accum_steps=None)
+    if evaluate_only:
+        parser.set_defaults(eval_only=True)
+        parser.add_argument(
+            "--weights", metavar="PATH",
+            help="file or URL; default: those of the published model",
+        )  # fmt: skip
+    else:
+        _add_training(parser)
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="default: CUDA if available, else the CPU"
+    )
+    _add_ranks(parser)
+    parser.add_trust()
+    parser.add_rare("--debug", action="store_true", help="show the traceback of an error")
+    # Without 'intermixed', overrides would have to be one block.
+    parsed = parser.parse_intermixed_args(arguments)
+    if not parsed.config_file:
+        parser.error(
+            "--config-file is missing: name a config, such as shapes/mask_rcnn_mvitv2_pico, or a "
+            "published detector, such as mask_rcnn_mvitv2_t"
+        )
+    if evaluate_only and parsed.weights:
+        parsed.opts.append(f"train.init_checkpoint={parsed.weights}")
+    return parsed
+
+
+def main(arguments: Sequence[str], prog: str, evaluate_only: bool = False) -> int:
+    """Starts the ranks; returns 0, or exits with the code of `launch`."""
+    options = parse_arguments(arguments, prog, evaluate_only)
+    launch(
+        run,
+        (options,),
+        debug=options.debug,
+        device=options.device,
+        num_processes=options.num_gpus,
+        num_machines=options.num_machines,
+        machine_rank=options.machine_rank,
+        dist_url=options.dist_url,
+    )
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs on each rank."""
+    schedule = {
+        name: getattr(arguments, name) for name in ("epochs", "batch_size", "grad_accum_steps")
+    }
+    check_schedule(**schedule)
+    config, published = find_config(arguments.config_file, arguments.opts)
+    overridden = {option.partition("=")[0].lstrip("+") for option in arguments.opts}
+    if published and arguments.eval_only and "train.init_checkpoint" not in overridden:
+        config.train.init_checkpoint = published
+    # Which Detectron2 logs.
+    arguments.config_file = str(config_file(arguments.config_file))
+    has_length = arguments.epochs is not None or "train.max_iter" in overridden
+    if (arguments.train_json or arguments.train_folder) and not (arguments.eval_only or has_length):
+        raise ConfigError(
+            "the length of a training on a custom dataset is missing: '--epochs 12' is a good "
+            "start (the schedules of the configs are for COCO)"
+        )
+    prepare_output_dir(config)
+    setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="mvit_det")
+    set_custom_dataset(config, **{path: getattr(arguments, path) for path in (*PATHS, *FOLDERS)})
+    use_custom_dataset(
+        config,
+        evaluate_only=arguments.eval_only,
+        resume=arguments.resume,
+        trust_checkpoint=arguments.trust_checkpoint,
+    )
+    use_image_folders(
+        config,
+        evaluate_only=arguments.eval_only,
+        resume=arguments.resume,
+        trust_checkpoint=arguments.trust_checkpoint,
+    )
+    resolve_device(config, arguments.device)
+    if any(value is not None for value in schedule.values()):
+        fit_schedule(config, **schedule)
+    default_setup(config, arguments)
+    if arguments.eval_only:
+        evaluate_checkpoint(config, arguments.resume, arguments.trust_checkpoint)
+    else:
+        train(config, arguments.resume, arguments.trust_checkpoint)
+    logging.getLogger("mvit_det").info("Outputs are in %s", config.train.output_dir)
+
+
+def _add_custom_dataset(parser: Parser, evaluate_only: bool) -> None:
+    for split, use in (("train", "training"), ("val", "evaluation")):
+        # The evaluation of a run takes its class names from the training's annotations.
+        add = parser.add_rare if evaluate_only and split == "train" else parser.add_argument
+        add(f"--{split}-json", metavar="FILE", help=f"custom dataset: annotations for {use}")
+        add(f"--{split}-images", metavar="DIR", help="directory of their images")
+        parser.add_rare(
+            f"--{split}-folder", metavar="DIR",
+            help=f"classifiers: directories of images per class for {use}",
+        )  # fmt: skip
+
+
+def _add_training(parser: Parser) -> None:
+    parser.add_argument("--epochs", type=float, help="passes over the training images")
+    parser.add_argument(
+        "--batch-size", type=int, help="images per optimizer step, over all ranks and micro-batches"
+    )
+    parser.add_rare(
+        "--grad-accum-steps",
+        type=int,
+        help="micro-batches per optimizer step on each rank: less memory, more time",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the last checkpoint, if there is one"
+    )
+    parser.add_rare("--eval-only", action="store_true", help="as 'mvit-det eval'")
+
+
+def _add_ranks(parser: Parser) -> None:
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="ranks per machine")
+    parser.add_rare("--num-machines", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_rare("--machine-rank", type=int, default=0, metavar="N",
+                    help="number of this machine, from 0")  # fmt: skip
+    parser.add_rare(
+        "--dist-url",
+        # As Detectron2 does, a port per user, so that a training left behind is noticed.
+        default=f"tcp://127.0.0.1:{2**15 + 2**14 + getattr(os, 'getuid', int)() % 2**14}",
+        help="address at which the ranks find each other",
+    )

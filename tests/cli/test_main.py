@@ -1,0 +1,90 @@
+"""The console command: its help, its errors, and one real call of each command."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mvit_det.cli.main import COMMANDS, command, main
+
+
+def test_the_overview_needs_no_torch(tmp_path):
+    program = """
+import sys
+from mvit_det.cli.main import main
+assert main([]) == main(["--help"]) == main(["--version"]) == 0
+assert main(["prdict"]) == 2
+print([name for name in ("torch", "detectron2", "numpy") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("[]\n")
+    assert "'predict'" in done.stderr
+    lines = done.stdout.splitlines()
+    assert [name for name in COMMANDS if not any(name in line for line in lines)] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_screen_and_has_three_examples(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command(name)(["--help"])
+    assert stopped.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+    examples = lines[lines.index("examples:") + 1 :]
+    assert sum(line.startswith("  mvit-det ") for line in examples) == 3
+
+
+@pytest.mark.parametrize("name", ["train", "eval", "predict", "export"])
+def test_all_options_are_one_flag_away(name, capsys):
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            command(name)([flag])
+    printed = capsys.readouterr().out
+    assert printed.count("--trust-checkpoint") == 1
+    assert printed.count("exit codes:") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["tarin"], "'train'"),
+        (["zzz"], "check-data"),
+        (["predict", "--config-file", "nowhere", "--input", "x.jpg"], "x.jpg"),
+        (["check-data", "nowhere.json", "--images", "nowhere"], "'nowhere'"),
+        (["convert-weights", "nowhere.pth", "x.pth", "--to", "timm"], "nowhere.pth"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert named in printed.err
+
+
+def test_a_missing_detectron2_is_named_with_its_remedy(tmp_path, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("mvit_det.cli.train")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "detectron2.engine", None)
+    assert main(["train"]) == 2
+    assert "mvit-det install-detectron2" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
+    script = f"set -o pipefail; {sys.executable} -m mvit_det.cli models --configs | true"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)
+
+
+def test_models_and_configs_are_listed(capsys):
+    assert main(["models"]) == 0
+    assert "cascade_mask_rcnn_mvitv2_s" in capsys.readouterr().out
+    assert main(["models", "--configs"]) == 0
+    assert "shapes/mask_rcnn_mvitv2_pico" in capsys.readouterr().out.splitlines()
