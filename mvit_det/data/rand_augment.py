@@ -59,13 +59,24 @@ class RandAugment:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Augments an RGB image; the size stays the same."""
+        return self.draw()(image)
+
+    def draw(self) -> Callable[[Image.Image], Image.Image]:
+        """Draws operations, and returns the function that applies them to all frames of a clip."""
+        drawn: list[tuple[Operation, float, int]] = []
         for operation in random.choices(list(OPERATIONS.values()), k=self.num_ops):
             if random.random() >= self.probability:
                 continue
             magnitude = random.gauss(self.magnitude, self.magnitude_std)
             strength = min(max(magnitude, 0), MAX_MAGNITUDE) / MAX_MAGNITUDE
-            image = operation(image, strength, random.choice((-1, 1)), self.fill)
-        return image
+            drawn.append((operation, strength, random.choice((-1, 1))))
+
+        def apply(image: Image.Image) -> Image.Image:
+            for operation, strength, sign in drawn:
+                image = operation(image, strength, sign, self.fill)
+            return image
+
+        return apply
 
 
 def _affine(

@@ -13,8 +13,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data.image_folder import load_image_folder
-from ..data.images import read_image
+from ..data.labelled_files import load_files
+from ..data.videos import read_preview
 from ..errors import ImageError
 from ..plotting import any_text, new_figure, shorten
 
@@ -54,7 +54,7 @@ class AccuracyEvaluator(DatasetEvaluator):
             output_dir: accepted as by other evaluators; files are written by `save_report`.
         """
         names = MetadataCatalog.get(dataset_name).get("thing_classes")
-        self.class_names: list[str] = list(names or load_image_folder(dataset_name).class_names)
+        self.class_names: list[str] = list(names or load_files(dataset_name).class_names)
         self.output_dir = output_dir
         self.reset()
 
@@ -168,7 +168,7 @@ class AccuracyEvaluator(DatasetEvaluator):
                 )
                 axes.set_title(f"{predicted} {mistake.score:.2f}\nis {label}", fontsize=9)
                 try:
-                    axes.imshow(read_image(mistake.file_name))
+                    axes.imshow(read_preview(mistake.file_name))
                 except ImageError:
                     # Gone since it was evaluated; the caption still says which class it was.
                     continue

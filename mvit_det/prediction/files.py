@@ -14,13 +14,11 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from ..data.images import IMAGE_EXTENSIONS
+from ..data.videos import VIDEO_EXTENSIONS, VideoReader
 from ..errors import ConfigError, ImageError
 from .prediction import Prediction
 from .predictor import Predictor, PreparedImage
-from .video import VideoReader, VideoWriter
-
-# Files that are read from a folder, beside images.
-VIDEO_EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+from .video import VideoWriter
 
 # Formats of drawn images; images in other formats become PNG.
 WRITTEN_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

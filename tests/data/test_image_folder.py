@@ -88,7 +88,7 @@ def test_hidden_files_and_folders_are_ignored(folder):
 
 def test_classes_without_images_are_named(folder, caplog):
     ImageFolder(folder)
-    assert "classes without images: empty" in caplog.text
+    assert "classes without files: empty" in caplog.text
 
 
 def test_links_in_a_circle_are_refused(folder):
