@@ -6,9 +6,10 @@
     model = model_zoo.get_model("cascade_mask_rcnn_mvitv2_s", trained=True)
 
 The results are the publishers': those of detectors, on COCO val2017 or LVIS v1 val, are from
-Detectron2's projects MViTv2 and ViTDet, those on ImageNet from facebookresearch/mvit. Detectron2's
-model zoo licenses its models under CC BY-SA 3.0 (the pages of the two projects state no licence of
-their own); facebookresearch/mvit is under Apache-2.0.
+Detectron2's projects MViTv2 and ViTDet, those on ImageNet from facebookresearch/mvit, those on
+Kinetics-400 and Something-Something v2 from facebookresearch/SlowFast. Detectron2's model zoo
+licenses its models under CC BY-SA 3.0 (the pages of the two projects state no licence of their
+own); facebookresearch/mvit and SlowFast are under Apache-2.0.
 """
 
 from collections.abc import Mapping
@@ -28,32 +29,36 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _MVIT_URL = "https://dl.fbaipublicfiles.com/mvit/mvitv2_models/"
+_SLOWFAST_URL = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/"
 _SIZES = {"t": mvitv2_t, "s": mvitv2_s, "b": mvitv2_b, "l": mvitv2_l, "h": mvitv2_h}
 # Classes of the ImageNet weights. The ImageNet-21K files are pre-trainings; the models fine-tuned
 # from them on ImageNet-1K (L: 87.5 % top-1, H: 88.0 %) were not published.
-_NUM_CLASSES = {"IN1K": 1000, "IN21K": 19168}
+_NUM_CLASSES = {"IN1K": 1000, "IN21K": 19168, "K400": 400, "SSv2": 174}
 
 
 @dataclass(frozen=True)
 class ZooModel:
-    """A published model: a detector, or an ImageNet classifier that detectors start from.
+    """A published model: a detector, an ImageNet classifier that detectors start from, or a video
+    classifier.
 
     Attributes:
         name: key in `MODELS`.
         url: address of the weights.
         licence: licence of the weights, as the publisher states it.
-        pretraining: "IN1K" or "IN21K", the ImageNet variant that the backbone was trained on.
+        pretraining: "IN1K" or "IN21K", the ImageNet variant that the backbone was trained on; of
+            a video classifier its dataset, "K400" or "SSv2".
         parameters: in millions, with the head; of the ImageNet-21K models and of the detectors at
             1024 pixels counted here.
-        flops: in 10^9 multiply-adds, for a COCO image (detectors) or 224 x 224 pixels; None where
-            they were not published.
+        flops: in 10^9 multiply-adds, for a COCO image (detectors), 224 x 224 pixels or one view of
+            a video; None where they were not published.
         config: file relative to `configs/`.
         epochs: length of a detector's training.
         box_ap, mask_ap: of a detector on its validation set, in percent.
-        size: letter of an ImageNet model; '' for detectors.
-        num_classes: logits of an ImageNet model.
-        accuracy: of an ImageNet model, top-1 on ImageNet-1K at 224 pixels in percent; None if the
-            weights have other classes.
+        size: letter of an ImageNet model or video classifier; '' for detectors.
+        num_classes: logits of an ImageNet model or video classifier.
+        accuracy: top-1 in percent: of an ImageNet model on ImageNet-1K at 224 pixels, None if the
+            weights have other classes; of a video classifier on its dataset, with `views`.
+        views: clips x crops of a video classifier's accuracy; '' for others.
         arguments: of an ImageNet model, where it differs from its size.
     """
 
@@ -70,12 +75,18 @@ class ZooModel:
     size: str = ""
     num_classes: int | None = None
     accuracy: float | None = None
+    views: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_detector(self) -> bool:
         """Whether this is a detector."""
         return not self.size
+
+    @property
+    def is_video(self) -> bool:
+        """Whether this classifies videos."""
+        return bool(self.views)
 
 
 def _detector(
@@ -123,6 +134,31 @@ def _classifier(
         num_classes=_NUM_CLASSES[pretraining],
         accuracy=accuracy,
         arguments=MappingProxyType(arguments),
+    )
+
+
+def _video(
+    name: str,
+    file: str,
+    config: str,
+    dataset: str,
+    accuracy: float,
+    views: str,
+    parameters: int,
+    flops: float,
+) -> ZooModel:
+    return ZooModel(
+        name=name,
+        url=_SLOWFAST_URL + file,
+        licence="Apache-2.0",
+        pretraining=dataset,
+        parameters=parameters,
+        flops=flops,
+        config=f"{config}.py",
+        size=config.partition("mvitv")[2][2],
+        num_classes=_NUM_CLASSES[dataset],
+        accuracy=accuracy,
+        views=views,
     )
 
 
@@ -174,6 +210,18 @@ _MODELS = (
     _classifier("b", "IN21K", None, 65, 10.2),
     _classifier("l", "IN21K", None, 235, 42.1),
     _classifier("h", "IN21K", None, 695, 120.6),
+    _video("video_mvitv2_s_k400", "mvitv2/pysf_video_models/MViTv2_S_16x4_k400_f302660347.pyth",
+           "Kinetics/mvitv2_s", "K400", 81.0, "5 x 1", 34, 64.2),
+    _video("video_mvitv2_b_k400", "mvitv2/pysf_video_models/MViTv2_B_32x3_k400_f304025456.pyth",
+           "Kinetics/mvitv2_b", "K400", 82.9, "5 x 1", 51, 224.5),
+    _video("video_mvitv2_l_k400", "mvitv2/pysf_video_models/MViTv2_L_40x3_k400_f306903192.pyth",
+           "Kinetics/mvitv2_l", "K400", 86.1, "5 x 3", 213, 2823),
+    _video("video_mvitv1_b_k400", "mvit/k400.pyth",
+           "Kinetics/mvitv1_b_32x3", "K400", 80.4, "5 x 1", 37, 170.0),
+    _video("video_mvitv2_s_ssv2", "mvitv2/pysf_video_models/MViTv2_S_16x4_ssv2_f308341823.pyth",
+           "SSv2/mvitv2_s", "SSv2", 68.2, "1 x 3", 34, 64.2),
+    _video("video_mvitv2_b_ssv2", "mvitv2/pysf_video_models/MViTv2_B_32x3_ssv2_f305803282.pyth",
+           "SSv2/mvitv2_b", "SSv2", 70.5, "1 x 3", 51, 224.5),
 )
 # fmt: on
 
@@ -181,7 +229,7 @@ MODELS: Mapping[str, ZooModel] = MappingProxyType({model.name: model for model i
 
 
 def list_models() -> list[str]:
-    """Names of the published models: detectors, and the ImageNet models they start from."""
+    """Names of the published models: detectors, ImageNet models, and video classifiers."""
     return list(MODELS)
 
 
@@ -218,7 +266,8 @@ def get_model(name: str, *, trained: bool = False) -> nn.Module:
     """Builds a published model, on the CPU and in training mode.
 
     Args:
-        name: one of `list_models()`. For an ImageNet model the result is its backbone, `MViTv2`.
+        name: one of `list_models()`. For an ImageNet model the result is its backbone, `MViTv2`;
+            for a video classifier a `VideoMViT`.
         trained: load the published weights, which are downloaded once.
 
     Raises:
@@ -226,7 +275,7 @@ def get_model(name: str, *, trained: bool = False) -> nn.Module:
         CheckpointError: the weights cannot be downloaded or read.
     """
     model = _find(name)
-    if not model.is_detector:
+    if not (model.is_detector or model.is_video):
         backbone = _SIZES[model.size](**model.arguments)
         if trained:
             # ImageNet models lack the norms of the outputs, which only purpose="train" accepts.
@@ -235,10 +284,13 @@ def get_model(name: str, *, trained: bool = False) -> nn.Module:
 
     from detectron2.config import instantiate
 
-    detector = instantiate(get_config(name).model)
+    config = get_config(name).model
+    if model.is_video:
+        config.classifier.num_classes = model.num_classes
+    built = instantiate(config.classifier if model.is_video else config)
     if trained:
-        load_weights(detector, model.url)
-    return detector
+        load_weights(built, model.url)
+    return built
 
 
 def list_configs() -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from detectron2.config import instantiate
 
 import mvit_det
-from mvit_det import MViTv2, model_zoo
+from mvit_det import MViTv2, VideoMViT, model_zoo
 from mvit_det.checkpoint.download import cache_path
 from mvit_det.errors import ConfigError
 
@@ -18,7 +18,7 @@ DEPTHS = {"t": 10, "s": 16, "b": 24, "l": 48, "h": 80}
 
 def test_table():
     assert len(DETECTORS) == 13
-    assert len(model_zoo.list_models()) == 20
+    assert len(model_zoo.list_models()) == 26
     for name in model_zoo.list_models():
         model = model_zoo.MODELS[name]
         assert model.name == name
@@ -76,12 +76,14 @@ def test_unknown_names():
 @pytest.mark.parametrize(
     "name", [model.name for model in model_zoo.MODELS.values() if not model.is_detector]
 )
-def test_imagenet_models_have_a_config_of_their_classifier(name):
+def test_classifiers_have_a_config_of_the_published_size(name):
     published = model_zoo.MODELS[name]
     config = model_zoo.get_config(name).model
     assert config.num_classes == published.num_classes
     with torch.device("meta"):
         classifier = instantiate(config.classifier)
+        if published.is_video:
+            assert isinstance(model_zoo.get_model(name), VideoMViT)
     millions = sum(p.numel() for p in classifier.parameters()) / 1e6
     assert millions == pytest.approx(published.parameters, rel=0.02)
 

@@ -12,6 +12,9 @@ COCO_EPOCH_LSJ = 118_000
 LVIS_EPOCH = 100_000
 LONGEST_WARMUP = 0.25  # of a training
 IMAGENET_1K = 1_281_167
+# Videos, as published; some can no longer be downloaded.
+KINETICS_400 = 240_436
+SSV2 = 168_913
 # All of ImageNet-21K; how many images the 19,168 classes of MViTv2's models have is not published.
 IMAGENET_21K = 14_197_122
 

@@ -163,7 +163,7 @@ def _add_custom_dataset(parser: Parser, evaluate_only: bool) -> None:
         add(f"--{split}-images", metavar="DIR", help="directory of their images")
         parser.add_rare(
             f"--{split}-folder", metavar="DIR",
-            help=f"classifiers: directories of images per class for {use}",
+            help=f"classifiers: directories of images or videos per class for {use}",
         )  # fmt: skip
 
 

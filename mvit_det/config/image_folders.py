@@ -1,4 +1,4 @@
-"""Classification of image folders, from two paths in the config."""
+"""Classification of your own images or clips, from two paths in the config."""
 
 import logging
 from pathlib import Path
@@ -7,8 +7,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ..checkpoint import Checkpointer, read_weights
+from ..data.clip_datasets import load_clips, register_clips
 from ..data.image_folder import register_image_folder
 from ..errors import ConfigError
+from .validation import locate_target
 
 logger = logging.getLogger(__name__)
 
@@ -22,21 +24,21 @@ def use_image_folders(
     resume: bool = False,
     trust_checkpoint: bool = False,
 ) -> None:
-    """Registers the class folders of `config.data`, and adapts the config, in place.
+    """Registers the classification datasets of `config.data`, and adapts the config, in place.
 
     Does nothing if `config.data` names no folders. Otherwise the loaders get the datasets, the
     model the number of classes, and `config.data` their names. With weights for other classes
     `train.reset_head` is set. Each rank calls it, before the config is saved.
 
     Args:
-        config: a classifier, as those in `configs/ImageNet/`.
+        config: a classifier, as those in `configs/ImageNet/` and `configs/Kinetics/`.
         evaluate_only: the training folder is not needed.
         resume: the training continues from its last checkpoint if there is one.
         trust_checkpoint: lets the weights file run code while it is read.
 
     Raises:
         ConfigError: a folder is missing, or the config is not a classifier's.
-        DatasetError: a folder has no images in class folders, or the two differ in their classes.
+        DatasetError: a dataset cannot be read, or the two differ in their classes.
         CheckpointError: the initial weights are missing or cannot be read.
     """
     data = config.get("data", {})
@@ -51,13 +53,16 @@ def use_image_folders(
     if "classifier" not in config.model:
         raise ConfigError(
             "folders of images per class train a classifier, and this config describes a "
-            "detector; use one of configs/ImageNet/, or annotations with --train-json"
+            "detector; use one of configs/ImageNet/ or configs/Kinetics/, or annotations with "
+            "--train-json"
         )
     loaders = config.dataloader
+    loader = locate_target(loaders.test.dataset.get("_target_"))
+    register = register_clips if loader is load_clips else register_image_folder
     names = list(data.get("class_names") or []) or None
     if not evaluate_only:
-        loaders.train.dataset.names, names = register_image_folder(data.train_folder)
-    loaders.test.dataset.names, names = register_image_folder(data.val_folder, names)
+        loaders.train.dataset.names, names = register(data.train_folder)
+    loaders.test.dataset.names, names = register(data.val_folder, names)
     data.class_names = names
     config.model.num_classes = len(names)
     logger.info("The %d classes: %s", len(names), ", ".join(names))

@@ -225,7 +225,10 @@ class Data:
     val_json: str = _option("", "annotations to evaluate on", is_path=True)
     val_images: str = _option("", "directory of the images to evaluate on", is_path=True)
     train_folder: str = _option(
-        "", "directory with a directory of training images per class (classifiers)", is_path=True
+        "",
+        "directory with a directory of training images or videos per class (classifiers); for "
+        "videos also a file as Kinetics' CSV or Something-Something's JSON",
+        is_path=True,
     )
     val_folder: str = _option("", "the same for evaluation", is_path=True)
     class_names: list[str] = _option([], "a name per class; empty uses those of the dataset")

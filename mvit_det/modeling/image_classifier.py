@@ -86,12 +86,18 @@ class ImageClassifier(nn.Module):
             scores = self.classifier(images).float().softmax(dim=1)
             return [{"scores": score} for score in scores]
         labels = torch.tensor([record["label"] for record in batch], device=self.device)
+        images, labels = self.augment(images, labels)
+        return self.loss(self.classifier(images), labels)
+
+    def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Erases and mixes normalised images (N, C, H, W), and mixes labels (N,) alike."""
         if self.erase is not None:
             images = torch.stack([self.erase(image) for image in images])
-        if self.mix is not None:
-            images, labels = self.mix(images, labels)
-        logits = self.classifier(images).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return (images, labels) if self.mix is None else self.mix(images, labels)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy with labels, (N,), or mixed ones, (N, K)."""
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         return {"loss_cls": loss}
 
 
