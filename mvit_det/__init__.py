@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         video_mvitv2_l,
         video_mvitv2_s,
     )
-    from .prediction import Classifier, Predictor
+    from .prediction import Classifier, Predictor, VideoClassifier
 
 __version__ = "0.1.0"
 
@@ -41,6 +41,7 @@ __all__ = [
     "MViTv2Backbone",
     "MViTv2Classifier",
     "Predictor",
+    "VideoClassifier",
     "VideoMViT",
     "add_mvitv2_config",
     "build_mvitv2_backbone",
@@ -61,6 +62,7 @@ _MODULES = {
     "Classifier": "prediction",
     "MViTv2Backbone": "backbone",
     "Predictor": "prediction",
+    "VideoClassifier": "prediction",
     "add_mvitv2_config": "backbone",
     "build_mvitv2_backbone": "backbone",
     "build_mvitv2_fpn_backbone": "backbone",

@@ -80,6 +80,21 @@ def draw_captioned(
     return np.asarray(canvas)
 
 
+def draw_labels(image: np.ndarray, captions: Mapping[int, str]) -> np.ndarray:
+    """Writes captions below one another into the top left corner of a copy of an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        captions: text by class index, which chooses the colour.
+    """
+    canvas = Image.fromarray(image)
+    top = 0.0
+    for label, text in captions.items():
+        place = np.array([0.0, top, 0.0, top])
+        top += _draw_caption(canvas, text, place, class_colour(label), is_inside=True)
+    return np.asarray(canvas)
+
+
 def draw_stuff(
     image: np.ndarray, masks: Mapping[str, np.ndarray], labels: Sequence[int]
 ) -> np.ndarray:
@@ -113,18 +128,27 @@ def _blend(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) ->
 
 
 def _draw_caption(
-    canvas: Image.Image, text: str, box: np.ndarray, colour: tuple[int, int, int]
-) -> None:
-    """Writes ``text`` on a tag above the box, or inside it where the image ends."""
+    canvas: Image.Image,
+    text: str,
+    box: np.ndarray,
+    colour: tuple[int, int, int],
+    is_inside: bool = False,
+) -> float:
+    """Writes ``text`` on a tag above the box, or inside it where the image ends.
+
+    Returns:
+        The height of the tag.
+    """
     pen = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(9 + max(canvas.size) / 120)
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 6
     x = min(max(box[0], 0), max(canvas.width - width, 0))
-    y = box[1] - height if box[1] >= height else max(box[1], 0)
+    y = max(box[1], 0) if is_inside or box[1] < height else box[1] - height
     pen.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=3, fill=colour)
     luminance = np.dot(colour, (0.299, 0.587, 0.114))
     pen.text((x + 3 - left, y + 3 - top), text, font=font, fill=INK if luminance > 110 else PAPER)
+    return height
 
 
 def class_colour(label: int) -> tuple[int, int, int]:

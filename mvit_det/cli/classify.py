@@ -4,7 +4,8 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -64,16 +65,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Classifies, and returns the exit code."""
-    if options.output and options.output.suffix.lower() not in FORMATS:
-        raise ConfigError(f"'{options.output}' cannot be written: name a .csv or a .json file")
     inputs = find_inputs(options.input)
-    if options.output:
-        # A folder that cannot be written must not cost the whole run.
-        try:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.open("a").close()
-        except OSError as error:
-            raise _unwritable(options.output, error) from error
+    open_output(options.output)
     config, published = find_config(options.config_file, options.opts)
     classifier = Classifier(
         config,
@@ -96,15 +89,40 @@ def run(options: argparse.Namespace) -> int:
             else:
                 names.append(str(path))
         results.update(zip(names, classifier.classify(prepared) if prepared else []))
-    try:
+    with explain_write_errors(options.output):
         write(results, options.output)
-    except OSError as error:
-        raise _unwritable(options.output, error) from error
     return 1 if skipped else 0
 
 
-def _unwritable(path: Path | None, error: OSError) -> OutputError:
-    return OutputError(f"cannot write '{path}' ({error.strerror}); name another file with --output")
+def open_output(path: Path | None) -> None:
+    """Creates an output file: one that cannot be written must not cost the whole run.
+
+    Raises:
+        ConfigError: its extension is none of `FORMATS`.
+        OutputError: it cannot be written.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"'{path}' cannot be written: name a .csv or a .json file")
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+
+
+@contextmanager
+def explain_write_errors(path: Path | None) -> Iterator[None]:
+    """Turns errors of writing the output into one sentence.
+
+    Raises:
+        OutputError: the output cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write '{path}' ({error.strerror}); name another file with --output"
+        ) from error
 
 
 def write(results: dict[str, list[ClassScore]], output: Path | None) -> None:

@@ -21,6 +21,7 @@ COMMANDS = {
     "eval": "evaluate trained weights",
     "predict": "draw and list the objects in images and videos",
     "classify": "list the most probable classes of images",
+    "classify-video": "list the most probable classes of videos over time",
     "check-data": "find mistakes in a dataset, and count its images and objects",
     "export": "write a file for ONNX Runtime, OpenVINO or torch.export",
     "convert-weights": "convert weights between mvit_det, Detectron2, timm and others",

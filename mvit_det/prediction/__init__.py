@@ -3,5 +3,6 @@
 from .classifier import Classifier, ClassScore
 from .prediction import Prediction
 from .predictor import Predictor
+from .video_classifier import ClipScores, VideoClassifier
 
-__all__ = ["ClassScore", "Classifier", "Prediction", "Predictor"]
+__all__ = ["ClassScore", "Classifier", "ClipScores", "Prediction", "Predictor", "VideoClassifier"]

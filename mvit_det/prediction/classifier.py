@@ -15,6 +15,7 @@ from torchvision.models import get_weight
 
 from ..checkpoint import fill_model, read_weights
 from ..config import build_model, choose_device, find_config
+from ..data.classification_mapper import ClassificationMapper
 from ..data.images import read_image
 from ..errors import CheckpointError, ConfigError
 from ..runtime.preprocessing import check_array
@@ -38,18 +39,19 @@ class ClassScore:
     score: float
 
 
-class Classifier:
-    """A classifier with the preprocessing of its evaluation and the names of its classes.
-
-        classifier = Classifier("output/classifier/config.yaml", "output/classifier/model_best.pth")
-        for best in classifier("photo.jpg"):
-            print(f"{best.score:.1%}  {best.name}")
+class TrainedClassifier:
+    """A model with the preprocessing of its evaluation and the names of its classes.
 
     Attributes:
-        model: the `ImageClassifier`, in evaluation mode.
+        model: in evaluation mode.
+        mapper: makes what the model takes.
         class_names: one name per class: the checkpoint's, else `data.class_names` of the config,
-            else ImageNet's for 1000 classes, else "class 0" and so on.
+            else those of `standard_names`, else "class 0" and so on.
     """
+
+    kind = "an image classifier"
+    mapper_class: type = ClassificationMapper
+    configs = "configs/ImageNet/"
 
     def __init__(
         self,
@@ -67,13 +69,14 @@ class Classifier:
             config: a config file, such as the `config.yaml` in the output folder of a training; a
                 loaded config; or the name of a published model, such as "mvitv2_t_in1k".
             weights: path or URL; by default those of the published model.
-            top: number of classes to return for each image.
+            top: number of classes to return.
             device: 'cpu' or 'cuda'; by default CUDA where there is any.
-            batch_size: most images that go through the model at once.
+            batch_size: most images or clips that go through the model at once.
             trust_checkpoint: lets the file of weights run code while it is read.
 
         Raises:
-            ConfigError: the config is no classifier's, or `top` or the batch size is below 1.
+            ConfigError: the config is of another kind of model, or `top` or the batch size is below
+                1.
             CheckpointError: the weights cannot be had or do not fit the config.
             DeviceError: CUDA is asked for and not available.
         """
@@ -88,19 +91,45 @@ class Classifier:
                 "config (weights=…, '--weights'), or a published model instead of the config"
             )
         mapper = OmegaConf.select(config, "dataloader.test.mapper")
-        if mapper is None or "classifier" not in config.get("model", {}):
+        is_classifier = mapper is not None and "classifier" in config.get("model", {})
+        self.mapper: Any = instantiate(mapper) if is_classifier else None
+        if not isinstance(self.mapper, self.mapper_class):
             raise ConfigError(
-                "the config is not a classifier's: it lacks 'model.classifier' or "
-                "'dataloader.test.mapper'; take one of 'configs/ImageNet/' or of a training"
+                f"the config is not that of {self.kind}: it lacks 'model.classifier', or "
+                f"'dataloader.test.mapper' is no {self.mapper_class.__name__}; take one of "
+                f"'{self.configs}' or of a training"
             )
         self.top = top
         self.batch_size = batch_size
-        self._mapper = instantiate(mapper)
         content = read_weights(weights, trust=trust_checkpoint)
         self.model = build_model(config)
         fill_model(self.model, content, weights)
         self.model.to(choose_device(str(device or ""))).eval()
-        self.class_names = _class_names(config, content.metadata, config.model.num_classes)
+        names = _class_names(config, content.metadata, config.model.num_classes)
+        self.class_names = names or self.standard_names(config.model.num_classes)
+
+    def standard_names(self, num_classes: int) -> tuple[str, ...]:
+        """Names for weights without any, if the number of classes is that of a known dataset."""
+        if num_classes == IMAGENET_CLASSES:
+            return imagenet_class_names()
+        return _numbered(num_classes)
+
+    def best(self, scores: Tensor) -> list["ClassScore"]:
+        """The `top` classes, the most probable first, from (num_classes,) scores."""
+        values, classes = scores.topk(min(self.top, len(self.class_names)))
+        return [
+            ClassScore(index, self.class_names[index], score)
+            for index, score in zip(classes.tolist(), values.tolist())
+        ]
+
+
+class Classifier(TrainedClassifier):
+    """An image classifier; arguments are those of `TrainedClassifier`.
+
+    classifier = Classifier("output/classifier/config.yaml", "output/classifier/model_best.pth")
+    for best in classifier("photo.jpg"):
+        print(f"{best.score:.1%}  {best.name}")
+    """
 
     @overload
     def __call__(self, images: Source) -> list[ClassScore]: ...
@@ -139,26 +168,18 @@ class Classifier:
         else:
             check_array(source)
             pixels = source
-        image = self._mapper.transform(Image.fromarray(np.ascontiguousarray(pixels)))
+        image = self.mapper.transform(Image.fromarray(np.ascontiguousarray(pixels)))
         return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
     @torch.no_grad()
     def classify(self, prepared: Sequence[Tensor]) -> list[list[ClassScore]]:
         """Finds the most probable classes of prepared images."""
-        results = []
-        for output in self.model([{"image": image} for image in prepared]):
-            scores, classes = output["scores"].topk(min(self.top, len(self.class_names)))
-            results.append(
-                [
-                    ClassScore(index, self.class_names[index], score)
-                    for index, score in zip(classes.tolist(), scores.tolist())
-                ]
-            )
-        return results
+        outputs = self.model([{"image": image} for image in prepared])
+        return [self.best(output["scores"]) for output in outputs]
 
 
 def _class_names(config: DictConfig, metadata: dict[str, Any], num_classes: int) -> tuple[str, ...]:
-    """One name per class; `Classifier` says where they come from.
+    """One name per class, from the checkpoint or the config; () without any.
 
     Raises:
         ConfigError: there are names, but not as many as classes.
@@ -171,8 +192,10 @@ def _class_names(config: DictConfig, metadata: dict[str, Any], num_classes: int)
                 f"model.num_classes={len(names)}"
             )
         return tuple(names)
-    if num_classes == IMAGENET_CLASSES:
-        return imagenet_class_names()
+    return ()
+
+
+def _numbered(num_classes: int) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(num_classes))
 
 
