@@ -131,14 +131,45 @@ def test_frozen_stages_stay_as_they_are(freeze_at, frozen):
     assert changed == {name for name in before if not (frozen and name.startswith(frozen))}
 
 
-def test_frozen_stages_have_no_stochastic_depth():
+def test_frozen_stages_stay_in_evaluation_mode():
     torch.manual_seed(0)
-    backbone = Detector(freeze_at=3, drop_path_rate=0.9).backbone
+    backbone = Detector(freeze_at=3, drop_path_rate=0.9).train().backbone
     image = torch.randn(1, 3, 32, 32)
     first, second = backbone(image), backbone(image)
     assert all(torch.equal(first[name], second[name]) for name in first)
+    assert backbone.training
+    assert not any(block.training for block in backbone.blocks)
 
 
-def test_more_parts_than_there_are():
+@pytest.mark.parametrize(
+    ("freeze_at", "trained"),
+    [
+        (1, {"blocks", "norm", "head"}),
+        (2, {"blocks", "norm", "head"}),
+        (3, {"head"}),
+    ],
+)
+def test_a_classifier_freezes_as_a_backbone_does_but_for_its_norm(freeze_at, trained):
+    torch.manual_seed(0)
+    model = MViTv2Classifier(
+        3,
+        depths=[1, 1],
+        embed_dim=8,
+        pretrain_img_size=32,
+        class_token=True,
+        position="absolute+decomposed",
+        drop_path_rate=0.9,
+        freeze_at=freeze_at,
+    ).train()
+    groups = settings(model, base_lr=0.1, layer_decay=0.5)
+    assert {name.partition(".")[0] for name in groups} == trained
+    assert any(name.startswith("blocks.0.") for name in groups) == (freeze_at < 2)
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == set(groups)
+    # Only what is trained has stochastic depth.
+    assert [block.training for block in model.blocks] == [freeze_at < 2, freeze_at < 3]
+
+
+def test_more_stages_than_there_are():
     with pytest.raises(ValueError, match="freeze_at must be between 0 and 3, not 4"):
         Detector(freeze_at=4)

@@ -368,16 +368,12 @@ ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
             least=1,
         ),
     },
-    "MViTv2": {
+    # Backbones and classifiers.
+    "MultiScaleTransformer": {
         "depths": Field(list[int], "blocks per stage", least=1),
         "embed_dim": Field(int, "channels of the first stage; further ones double them", least=1),
         "num_heads": Field(int, "heads of the first stage; further ones double them", least=1),
         "drop_path_rate": Field(float, "stochastic depth of the last block", least=0, below=1),
-        "attention": Field(
-            str, "`hwin` is global in the last block of a stage, and in windows elsewhere",
-            choices=ATTENTIONS,
-        ),
-        "window_size": Field(int, "side of the first stage's windows in tokens", least=1),
         "expand_attn": Field(
             bool, "widens in attention; false, in the MLP, fits MViTv2-L of ImageNet-1K"
         ),
@@ -385,12 +381,30 @@ ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
             bool | list[str], "activation checkpointing, of all or of the named stages: less "
             "memory, more time",
         ),
+        "freeze_at": Field(
+            int, "freezes the patch embedding (1) and further stages (2 and above)", least=0
+        ),
+    },
+    "MViTv2": {
+        "attention": Field(
+            str, "`hwin` is global in the last block of a stage, and in windows elsewhere",
+            choices=ATTENTIONS,
+        ),
+        "window_size": Field(int, "side of the first stage's windows in tokens", least=1),
         "mask_padding": Field(bool, "excludes padding from attention and pooling"),
         "pretrain_img_size": Field(
             int, "side of the pre-training images; sizes the position tables", least=1
         ),
-        "freeze_at": Field(
-            int, "freezes the patch embedding (1) and further stages (2 and above)", least=0
+    },
+    "ImageClassifier": {
+        "num_classes": Field(int, "classes; the only place where their number is set", least=1),
+        "mixup": Field(float, "alpha of mixup's Beta distribution; 0 disables it", least=0),
+        "cutmix": Field(float, "alpha of CutMix's Beta distribution; 0 disables it", least=0),
+        "random_erasing": Field(
+            float, "probability of erasing a rectangle of an image", least=0, most=1
+        ),
+        "label_smoothing": Field(
+            float, "share of the target that is spread over all classes", least=0, below=1
         ),
     },
     "FPN": {

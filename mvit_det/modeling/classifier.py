@@ -20,12 +20,15 @@ class MViTv2Classifier(MultiScaleTransformer):
     the backbone; `norm`, `head` and `cls_token` come on top and are those of ImageNet checkpoints.
     """
 
+    frozen_with_blocks = ("norm",)
+
     def __init__(
         self,
         num_classes: int,
         *,
         depths: Sequence[int],
         class_token: bool = False,
+        freeze_at: int = 0,
         **arguments: Any,
     ) -> None:
         """Builds all stages.
@@ -35,6 +38,8 @@ class MViTv2Classifier(MultiScaleTransformer):
             depths: blocks of each stage.
             class_token: reads the logits off a class token, as the models of ImageNet-21K do, and
                 not off the mean of all tokens, as those of ImageNet-1K do.
+            freeze_at: as for `freeze`: 1 freezes the patch embedding, 2 the first stage as well;
+                `len(depths) + 1` freezes all but the head, for linear probing.
             arguments: any other of `MViTv2`, but those that a classifier decides on:
                 `attention`, `mask_padding`, `pretrain_class_token` and `out_features`.
 
@@ -72,6 +77,7 @@ class MViTv2Classifier(MultiScaleTransformer):
             nn.init.trunc_normal_(self.cls_token, std=0.02)
         else:
             self.register_parameter("cls_token", None)
+        self.freeze(freeze_at)
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes logits.

@@ -77,6 +77,11 @@ class MultiScaleTransformer(nn.Module):
     blocks: nn.ModuleList
     checkpointed: Sequence[str]
 
+    # Names of modules behind the blocks that freeze once all blocks do.
+    frozen_with_blocks: tuple[str, ...] = ()
+
+    _frozen: tuple[nn.Module, ...] = ()
+
     def run_block(self, plan: BlockPlan, block: nn.Module, *inputs: Any) -> Tensor:
         """Runs one of the blocks, keeping its activations or not."""
         if plan.scale in self.checkpointed and torch.is_grad_enabled():
@@ -84,11 +89,12 @@ class MultiScaleTransformer(nn.Module):
         return block(*inputs)
 
     def freeze(self, freeze_at: int) -> None:
-        """Freezes the embedding and the first stages, and turns off their stochastic depth.
+        """Freezes the embedding and the first stages: no gradients, always in evaluation mode.
 
         Args:
-            freeze_at: 0 freezes nothing, 1 the embedding, 2 the first stage as well, and so on.
-                Norms of the outputs stay trainable.
+            freeze_at: 0 freezes nothing, 1 the embedding, 2 the first stage as well, and so on;
+                `number of stages + 1` freezes a classifier but for its head. The norms of a
+                backbone's outputs stay trainable.
 
         Raises:
             ValueError: there are fewer stages.
@@ -96,13 +102,24 @@ class MultiScaleTransformer(nn.Module):
         stages = list(dict.fromkeys(plan.scale for plan in self.plan))
         if not 0 <= freeze_at <= len(stages) + 1:
             raise ValueError(f"freeze_at must be between 0 and {len(stages) + 1}, not {freeze_at}")
+        frozen_stages = stages[: max(freeze_at - 1, 0)]
+        modules: list[nn.Module] = []
         if freeze_at:
-            self.patch_embed.requires_grad_(False)
+            modules.append(self.patch_embed)
             for parameter in self.parameters(recurse=False):
                 parameter.requires_grad_(False)
         for plan, block in zip(self.plan, self.blocks, strict=True):
-            if plan.scale in stages[: max(freeze_at - 1, 0)]:
-                block.requires_grad_(False)
-                for module in block.modules():
-                    if isinstance(module, StochasticDepth):
-                        module.p = 0.0
+            if plan.scale in frozen_stages:
+                modules.append(block)
+        if frozen_stages == stages:
+            modules += [self.get_submodule(name) for name in self.frozen_with_blocks]
+        for module in modules:
+            module.requires_grad_(False).eval()
+        self._frozen = tuple(modules)
+
+    def train(self, mode: bool = True) -> "MultiScaleTransformer":
+        """Sets the mode of all modules but the frozen ones."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self

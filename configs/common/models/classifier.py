@@ -16,6 +16,8 @@ model = L(ImageClassifier)(
         init_std=0.02,
         rel_pos_std=0.02,
         drop_path_rate=0.1,
+        freeze_at=0,
+        use_checkpoint=False,
     ),
     num_classes=1000,
     # ImageNet's mean and standard deviation in the range of pixels, 0 to 255.
