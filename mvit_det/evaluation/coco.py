@@ -1,19 +1,15 @@
 """COCO's box and mask AP, computed in C++ by faster-coco-eval."""
 
 import itertools
-import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from faster_coco_eval import COCO, COCOeval_faster
 from tabulate import tabulate
@@ -22,12 +18,13 @@ from ..data.catalog import check_datasets
 from ..data.coco import CocoDataset, read_coco
 from ..data.validation import is_area
 from ..errors import DatasetError
-from .metrics import METRICS, TASK_NAMES, TaskEvaluation
+from .instances import InstanceEvaluator, for_task
+from .metrics import METRICS, TaskEvaluation
 
 logger = logging.getLogger(__name__)
 
 
-class COCOEvaluator(DatasetEvaluator):
+class COCOEvaluator(InstanceEvaluator):
     """Detectron2's COCO evaluator with a faster and more tolerant computation of AP.
 
     The result is named as Detectron2's: `{"bbox": {"AP": …, "AP50": …, "AP-<class>": …}, "segm":
@@ -66,39 +63,18 @@ class COCOEvaluator(DatasetEvaluator):
         *,
         max_dets_per_image: int = 100,
     ) -> None:
-        unknown = set(tasks or ()) - set(TASK_NAMES)
-        if unknown:
-            raise ValueError(f"tasks contains {sorted(unknown)}; allowed are 'bbox' and 'segm'")
+        super().__init__(tasks, distributed, output_dir, max_dets_per_image)
         self.dataset = _load(dataset_name)
         self.class_of_category = MetadataCatalog.get(dataset_name).get(
             "thing_dataset_id_to_contiguous_id"
         )
         self.dataset_name = dataset_name
-        self.tasks = tasks
-        self.distributed = distributed
-        self.output_dir = output_dir
-        self.max_dets_per_image = max_dets_per_image
-        self.reset()
 
     def reset(self) -> None:
         """Forgets all predictions and metrics."""
-        self._processed: list[tuple[int, list[dict[str, Any]]]] = []
+        super().reset()
         self.predictions: list[dict[str, Any]] = []
         self.task_evaluations: dict[str, TaskEvaluation] = {}
-
-    def process(
-        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Takes the predictions of a batch.
-
-        Args:
-            inputs: what the model got; `image_id` is used.
-            outputs: what it returned; `instances` is used.
-        """
-        for image, output in zip(inputs, outputs):
-            image_id = image["image_id"]
-            found = instances_to_coco_json(output["instances"].to("cpu"), image_id)
-            self._processed.append((image_id, found))
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> dict[str, dict[str, float]]:
         """Computes the metrics.
@@ -109,21 +85,11 @@ class COCOEvaluator(DatasetEvaluator):
         Returns:
             Metrics by task; {} in all processes but the main one, or if no image was processed.
         """
-        processed = self._processed
-        if self.distributed:
-            comm.synchronize()
-            processed = list(itertools.chain.from_iterable(comm.gather(processed, dst=0)))
-            if not comm.is_main_process():
-                return {}
+        processed = self.gather()
         if not processed:
-            logger.warning("No image was processed: there is nothing to evaluate")
             return {}
-        self.predictions = self._in_dataset_categories(found for _, found in processed)
-        if self.output_dir:
-            path = Path(self.output_dir, "coco_instances_results.json")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.predictions), encoding="utf-8")
-            logger.info("Saved the predictions on %d images to '%s'", len(processed), path)
+        self.predictions = self._in_dataset_categories(processed)
+        self.save(self.predictions, "coco_instances_results.json")
         if not self.dataset.annotations:
             logger.warning("'%s' has no annotations: all metrics are NaN", self.dataset.path)
         elif not self.predictions:
@@ -138,9 +104,11 @@ class COCOEvaluator(DatasetEvaluator):
             results[task] = _summarized(task, self.task_evaluations[task])
         return results
 
-    def _in_dataset_categories(self, found: Any) -> list[dict[str, Any]]:
+    def _in_dataset_categories(
+        self, processed: Iterable[list[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
         """All predictions, with the category ids of the dataset instead of the model's classes."""
-        predictions = list(itertools.chain.from_iterable(found))
+        predictions = list(itertools.chain.from_iterable(processed))
         if self.class_of_category is None:
             return predictions
         category = {index: number for number, index in self.class_of_category.items()}
@@ -183,13 +151,8 @@ class COCOEvaluator(DatasetEvaluator):
         """Runs COCO's evaluation for "bbox" or "segm"."""
         if not self.dataset.annotations:
             return TaskEvaluation.without_objects(self.dataset.class_names)
-        # For predictions with a box, COCO takes the box's area to tell small, medium and large
-        # apart. Masks are to be sorted by their own area.
-        unused = "bbox" if task == "segm" else "segmentation"
-        predictions = [{k: v for k, v in each.items() if k != unused} for each in self.predictions]
-        evaluation = COCOeval_faster(
-            self._truth, self._truth.loadRes(predictions), task, print_function=logger.debug
-        )
+        found = self._truth.loadRes(for_task(self.predictions, task))
+        evaluation = COCOeval_faster(self._truth, found, task, print_function=logger.debug)
         evaluation.params.maxDets = [self.max_dets_per_image]
         if image_ids is not None:
             evaluation.params.imgIds = list(image_ids)

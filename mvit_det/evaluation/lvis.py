@@ -1,23 +1,22 @@
 """LVIS's box and mask AP, computed in C++ by faster-coco-eval."""
 
-import itertools
-import json
+import heapq
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from faster_coco_eval import COCO, COCOeval_faster
 from pycocotools import mask as mask_util
 
+from ..data.coco import read_json
 from ..errors import ConfigError
+from .instances import InstanceEvaluator, for_task
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ RESULTS_FILE = "lvis_instances_results.json"
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 
 
-class LVISEvaluator(DatasetEvaluator):
+class LVISEvaluator(InstanceEvaluator):
     """AP over all categories of LVIS, and over its rare, common and frequent ones.
 
     Names and numbers are those of Detectron2's evaluator, which needs the package `lvis`: a
@@ -54,6 +53,7 @@ class LVISEvaluator(DatasetEvaluator):
         *,
         max_dets_per_image: int = 300,
     ) -> None:
+        super().__init__(tasks, distributed, output_dir, max_dets_per_image)
         metadata = MetadataCatalog.get(dataset_name)
         if metadata.get("evaluator_type") != "lvis":
             raise ConfigError(
@@ -61,27 +61,9 @@ class LVISEvaluator(DatasetEvaluator):
             )
         if not Path(metadata.json_file).exists():
             DatasetCatalog.get(dataset_name)  # generates it, or says what is missing
-        content = json.loads(Path(metadata.json_file).read_text(encoding="utf-8"))
+        content = read_json(metadata.json_file)
         self._truth = COCO(content)
         self._categories = sorted(content["categories"], key=lambda category: category["id"])
-        self._tasks = tasks
-        self._distributed = distributed
-        self._output_dir = output_dir
-        self._max_dets_per_image = max_dets_per_image
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets all predictions."""
-        self._processed: list[list[dict[str, Any]]] = []
-
-    def process(
-        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Takes the predictions of a batch: `image_id` of inputs, and `instances` of outputs."""
-        for image, output in zip(inputs, outputs):
-            found = instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
-            best = sorted(found, key=lambda prediction: -prediction["score"])
-            self._processed.append(best[: self._max_dets_per_image])
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Computes the metrics, in percent.
@@ -89,27 +71,18 @@ class LVISEvaluator(DatasetEvaluator):
         Returns:
             Metrics by task; {} in all ranks but the main one, or if no image was processed.
         """
-        processed = self._processed
-        if self._distributed:
-            comm.synchronize()
-            processed = list(itertools.chain.from_iterable(comm.gather(processed, dst=0)))
-            if not comm.is_main_process():
-                return {}
+        processed = self.gather()
         if not processed:
-            logger.warning("No image was processed: there is nothing to evaluate")
             return {}
         ids = [category["id"] for category in self._categories]
         predictions = [
             {**prediction, "category_id": ids[prediction["category_id"]]}
-            for prediction in itertools.chain.from_iterable(processed)
+            for found in processed
+            for prediction in heapq.nlargest(self.max_dets_per_image, found, itemgetter("score"))
         ]
-        if self._output_dir:
-            path = Path(self._output_dir, RESULTS_FILE)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(predictions), encoding="utf-8")
-            logger.info("Saved the predictions to '%s'", path)
+        self.save(predictions, RESULTS_FILE)
         has_masks = any("segmentation" in prediction for prediction in predictions)
-        tasks = self._tasks or (["bbox", "segm"] if has_masks or not predictions else ["bbox"])
+        tasks = self.tasks or (["bbox", "segm"] if has_masks or not predictions else ["bbox"])
         results = {}
         for task in tasks:
             results[task] = self._metrics(self._precision(task, predictions))
@@ -118,21 +91,13 @@ class LVISEvaluator(DatasetEvaluator):
 
     def _precision(self, task: str, predictions: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """(IoUs, recalls, categories, areas) in [0, 1]; -1 where there is no object."""
-        # With a box, the area that tells small, medium and large apart would be the box's.
-        unused = "bbox" if task == "segm" else "segmentation"
-        predictions = [
-            {name: value for name, value in prediction.items() if name != unused}
-            for prediction in predictions
-            if _area(prediction, task) > 0
-        ]
-        evaluation = COCOeval_faster(
-            self._truth,
-            self._truth.loadRes(predictions),
-            task,
-            lvis_style=True,
-            print_function=logger.debug,
+        found = self._truth.loadRes(
+            for_task([each for each in predictions if _area(each, task) > 0], task)
         )
-        evaluation.params.maxDets = [self._max_dets_per_image]
+        evaluation = COCOeval_faster(
+            self._truth, found, task, lvis_style=True, print_function=logger.debug
+        )
+        evaluation.params.maxDets = [self.max_dets_per_image]
         evaluation.run()
         return np.array(evaluation.eval["precision"])[..., -1]
 
