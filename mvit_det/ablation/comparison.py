@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..benchmarking.comparison import alternate
 from ..benchmarking.memory import cores, in_own_process, peak_memory
 from ..checkpoint import load_weights
-from ..config import load_config, resolve_device
+from ..config import build_model, load_config, resolve_device
 from ..data import check_datasets
 from ..engine import train
 from ..errors import ConfigError
@@ -169,7 +169,7 @@ def _train_and_measure(
 def _measure_model(config: DictConfig) -> dict[str, Any]:
     """Parameters, multiply-adds of the backbone and peak memory of a training step."""
     seed_all_rng(config.train.seed)
-    model = instantiate(config.model).to(config.train.device)
+    model = build_model(config).to(config.train.device)
     batch = next(iter(instantiate(config.dataloader.train)))
 
     def training_step() -> None:
@@ -204,7 +204,7 @@ def _time_by_turns(
 
     runs = {}
     for variant, config in configs.items():
-        model = instantiate(config.model).to(config.train.device).eval()
+        model = build_model(config).to(config.train.device).eval()
         load_weights(model, weights[variant])
         runs[variant] = partial(infer, model, iter(batches))
     return alternate(runs, repeats=len(batches) - 1, warmup=1)

@@ -29,6 +29,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
+from ..config import build_model
 from ..errors import ConfigError
 from ..modeling import MultiScaleTransformer
 from ..modeling.kernels import plain_operators
@@ -108,7 +109,7 @@ def estimate_memory(config: DictConfig, size: tuple[int, int]) -> MemoryEstimate
             "equal micro-batches; choose a divisor of the batch size"
         )
     torch.manual_seed(0)
-    model = instantiate(config.model).train()
+    model = build_model(config).train()
     one, two = (
         activation_bytes(model, random_images(size, count, OBJECTS), config.train.amp.enabled)
         for count in (1, 2)

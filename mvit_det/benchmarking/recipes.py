@@ -17,7 +17,7 @@ from detectron2.config import instantiate
 from detectron2.engine import HookBase
 from omegaconf import DictConfig, OmegaConf
 
-from ..config import load_config, resolve_device
+from ..config import build_model, load_config, resolve_device
 from ..engine.ema import ModelEMA
 from ..engine.trainer import Trainer
 from .memory import peak_memory
@@ -153,7 +153,7 @@ def _measure(
     gc.collect()
     torch.manual_seed(0)
     is_cuda = settings.device.startswith("cuda")
-    model = instantiate(config.model).to(settings.device)
+    model = build_model(config).to(settings.device)
     config.optimizer.params.model = model
     trainer = Trainer(
         model,
