@@ -1,8 +1,8 @@
 """Generated images of one shape each, in class folders: a classification dataset in seconds."""
 
+import contextlib
 import functools
 import os
-import tempfile
 from pathlib import Path
 
 import cv2
@@ -10,6 +10,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .image_folder import ImageFolder
+from .new_folder import new_folder
 from .shape_scene import CATEGORIES, draw_scene
 from .shapes import write_png
 
@@ -37,22 +38,15 @@ def generate_shape_classes(
         OSError: the folder cannot be written.
     """
     output = Path(output_dir).absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
-        unfinished = Path(temporary, "new")
+    # Another process may be faster.
+    with contextlib.suppress(FileExistsError), new_folder(output) as unfinished:
         for name in CATEGORIES:
-            (unfinished / name).mkdir(parents=True)
+            (unfinished / name).mkdir()
         for index in range(num_images):
             rng = np.random.default_rng([seed, index])
             scene, (thing,), _ = draw_scene(rng, 2 * size, 2 * size, 1, crowd_fraction=0)
             path = unfinished / CATEGORIES[thing.category] / f"{index + 1:06d}.png"
             write_png(path, _crop(rng, scene, thing.mask, size)[:, :, ::-1])
-        try:
-            unfinished.rename(output)
-        except OSError:
-            # Another process may have been faster.
-            if not output.is_dir():
-                raise
 
 
 def _crop(rng: np.random.Generator, scene: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:

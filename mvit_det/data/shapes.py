@@ -11,7 +11,6 @@ import functools
 import json
 import logging
 import os
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from .coco import load_coco_records
+from .new_folder import new_folder
 from .shape_scene import CATEGORIES, SURFACES, SceneObject, draw_scene
 
 logger = logging.getLogger(__name__)
@@ -90,10 +90,8 @@ def generate_shapes(
             raise ValueError(f"{name} is {value}; it must be between {low} and {high}")
     output = Path(output_dir).absolute()
     _check_output(output, overwrite)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
-        unfinished = Path(temporary, "new")
-        (unfinished / "images").mkdir(parents=True)
+    with new_folder(output, overwrite) as unfinished:
+        (unfinished / "images").mkdir()
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for number in range(1, num_images + 1):
@@ -118,15 +116,6 @@ def generate_shapes(
             ],
         }
         (unfinished / "annotations.json").write_text(json.dumps(dataset), encoding="utf-8")
-        if overwrite and output.exists():
-            output.rename(Path(temporary, "old"))
-        # Renaming is atomic, and fails if another process has put a dataset there meanwhile.
-        try:
-            unfinished.rename(output)
-        except OSError as error:
-            if output.exists():
-                raise FileExistsError(f"'{output}' was written by another process") from error
-            raise
     return dataset
 
 
@@ -208,15 +197,11 @@ def _load_panoptic(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
     if not semantic.exists():
         dataset = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
         annotations = _by_image(dataset)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{semantic.name}-") as new:
-            maps = Path(new, "maps")
-            maps.mkdir()
+        # As above, another process may have been faster.
+        with contextlib.suppress(FileExistsError), new_folder(semantic) as maps:
             for image in dataset["images"]:
                 path = maps / image["file_name"]
                 write_png(path, semantic_map(image, annotations[image["id"]]))
-            # As above, another process may have been faster.
-            with contextlib.suppress(OSError):
-                maps.rename(semantic)
     return [
         {**record, "sem_seg_file_name": str(semantic / Path(record["file_name"]).name)}
         for record in records

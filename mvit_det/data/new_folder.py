@@ -1,0 +1,36 @@
+"""Folders of generated files that appear once they are complete."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yields an empty temporary folder, and renames it to `folder` at the end.
+
+    An exception deletes the temporary folder.
+
+    Args:
+        folder: to create, with its parents; it may exist if it is empty.
+        overwrite: replaces a `folder` with files.
+
+    Raises:
+        FileExistsError: `folder` has files, perhaps of another process that was faster.
+        OSError: the folder cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        unfinished = Path(temporary, "new")
+        unfinished.mkdir()
+        yield unfinished
+        if overwrite and folder.exists():
+            folder.rename(Path(temporary, "old"))
+        # Renaming is atomic, and fails if there are files meanwhile.
+        try:
+            unfinished.rename(folder)
+        except OSError as error:
+            if folder.exists():
+                raise FileExistsError(f"'{folder}' was written by another process") from error
+            raise
