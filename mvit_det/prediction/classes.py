@@ -1,4 +1,4 @@
-"""Names and category ids of a detector's classes, found without opening a dataset."""
+"""Names and category ids of a model's classes, found without opening a dataset."""
 
 import json
 import logging
@@ -16,19 +16,24 @@ logger = logging.getLogger(__name__)
 
 
 def find_class_names(
-    config: DictConfig, metadata: Mapping[str, Any], weights: str | Path, num_classes: int
+    config: DictConfig,
+    metadata: Mapping[str, Any],
+    weights: str | Path,
+    num_classes: int,
+    standard: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """One name for each class, from the first place that has any.
 
-    The places are the checkpoint, `data.class_names` of the config, and the dataset that the config
-    evaluates on if its number of classes fits. Without names, classes are called "class 0" and
-    so on.
+    The places are the checkpoint, `data.class_names` of the config, `standard`, and the dataset
+    that the config evaluates on if its number of classes fits. Without names, classes are called
+    "class 0" and so on.
 
     Args:
-        config: of the detector.
+        config: of the detector or classifier.
         metadata: everything in the checkpoint but the weights.
         weights: file of the checkpoint, for messages.
         num_classes: of the model.
+        standard: names of the dataset that published weights are for, if it is known.
 
     Raises:
         CheckpointError: the checkpoint has names, but for another number of classes.
@@ -39,7 +44,7 @@ def find_class_names(
         if len(names) != num_classes or not all(isinstance(name, str) for name in names):
             raise CheckpointError(
                 f"'{weights}' names {len(names)} classes, but the model has {num_classes}; set "
-                f"model.roi_heads.num_classes={len(names)}, or use the config of its training"
+                f"{_field(config)}={len(names)}, or use the config of its training"
             )
         return tuple(names)
     names = OmegaConf.select(config, "data.class_names")
@@ -47,9 +52,11 @@ def find_class_names(
         if len(names) != num_classes:
             raise ConfigError(
                 f"data.class_names has {len(names)} names, but the model has {num_classes} "
-                f"classes; set model.roi_heads.num_classes={len(names)}"
+                f"classes; set {_field(config)}={len(names)}"
             )
         return tuple(names)
+    if standard:
+        return tuple(standard)
     names = _dataset_metadata(config).get("thing_classes", ())
     if len(names) == num_classes:
         return tuple(names)
@@ -79,7 +86,7 @@ def find_category_ids(
         if len(ids) != num_classes or not all(isinstance(number, int) for number in ids):
             raise CheckpointError(
                 f"'{weights}' has {len(ids)} category ids, but the model has {num_classes} "
-                f"classes; set model.roi_heads.num_classes={len(ids)}, or use the config of its "
+                f"classes; set {_field(config)}={len(ids)}, or use the config of its "
                 "training"
             )
         return tuple(ids)
@@ -115,6 +122,11 @@ def find_stuff(config: DictConfig, category_ids: Sequence[int], num_kinds: int) 
     if len(ids) != num_kinds:
         ids = [0, *(max(category_ids) + index for index in range(1, num_kinds))]
     return dict(zip(ids, names))
+
+
+def _field(config: DictConfig) -> str:
+    """The field with the number of classes."""
+    return f"model.{'roi_heads.' if 'roi_heads' in config.model else ''}num_classes"
 
 
 def _ids_in_file(path: str | None) -> list[int]:

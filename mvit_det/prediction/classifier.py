@@ -19,6 +19,7 @@ from ..data.classification_mapper import ClassificationMapper
 from ..data.images import read_image
 from ..errors import CheckpointError, ConfigError
 from ..runtime.preprocessing import check_array
+from .classes import find_class_names
 from .predictor import Source, Sources, check_count
 
 IMAGENET_CLASSES = 1000
@@ -45,8 +46,8 @@ class TrainedClassifier:
     Attributes:
         model: in evaluation mode.
         mapper: makes what the model takes.
-        class_names: one name per class: the checkpoint's, else `data.class_names` of the config,
-            else those of `standard_names`, else "class 0" and so on.
+        class_names: one name per class, see `find_class_names`; those of `standard_names` come
+            before those of the dataset.
     """
 
     kind = "an image classifier"
@@ -105,14 +106,14 @@ class TrainedClassifier:
         self.model = build_model(config)
         fill_model(self.model, content, weights)
         self.model.to(choose_device(str(device or ""))).eval()
-        names = _class_names(config, content.metadata, config.model.num_classes)
-        self.class_names = names or self.standard_names(config.model.num_classes)
+        num_classes = config.model.num_classes
+        self.class_names = find_class_names(
+            config, content.metadata, weights, num_classes, self.standard_names(num_classes)
+        )
 
     def standard_names(self, num_classes: int) -> tuple[str, ...]:
-        """Names for weights without any, if the number of classes is that of a known dataset."""
-        if num_classes == IMAGENET_CLASSES:
-            return imagenet_class_names()
-        return _numbered(num_classes)
+        """Names for weights without any, if the number of classes is that of ImageNet; else ()."""
+        return imagenet_class_names() if num_classes == IMAGENET_CLASSES else ()
 
     def best(self, scores: Tensor) -> list["ClassScore"]:
         """The `top` classes, the most probable first, from (num_classes,) scores."""
@@ -176,27 +177,6 @@ class Classifier(TrainedClassifier):
         """Finds the most probable classes of prepared images."""
         outputs = self.model([{"image": image} for image in prepared])
         return [self.best(output["scores"]) for output in outputs]
-
-
-def _class_names(config: DictConfig, metadata: dict[str, Any], num_classes: int) -> tuple[str, ...]:
-    """One name per class, from the checkpoint or the config; () without any.
-
-    Raises:
-        ConfigError: there are names, but not as many as classes.
-    """
-    names = metadata.get("class_names") or OmegaConf.select(config, "data.class_names")
-    if names:
-        if len(names) != num_classes:
-            raise ConfigError(
-                f"there are {len(names)} class names, and the model has {num_classes} classes; set "
-                f"model.num_classes={len(names)}"
-            )
-        return tuple(names)
-    return ()
-
-
-def _numbered(num_classes: int) -> tuple[str, ...]:
-    return tuple(f"class {index}" for index in range(num_classes))
 
 
 def imagenet_class_names() -> tuple[str, ...]:

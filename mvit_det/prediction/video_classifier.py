@@ -106,10 +106,10 @@ class VideoClassifier(TrainedClassifier):
                 writer.write(draw_labels(frame, captions))
 
     def standard_names(self, num_classes: int) -> tuple[str, ...]:
-        """Kinetics-400's names, as torchvision spells them, for as many classes."""
+        """Kinetics-400's names, as torchvision spells them, for as many classes; else ()."""
         if num_classes == KINETICS_CLASSES:
             return tuple(get_weight("MViT_V2_S_Weights.KINETICS400_V1").meta["categories"])
-        return tuple(f"class {index}" for index in range(num_classes))
+        return ()
 
     def _clips(self, reader: VideoReader) -> Iterator[tuple[int, int, Tensor]]:
         """Yields first frame, end and views, (V, 3, T, S, S) uint8, of clip after clip."""

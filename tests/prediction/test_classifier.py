@@ -88,6 +88,13 @@ def test_classes_without_names_are_numbered_and_imagenets_are_known(tmp_path):
     assert (len(names), names[0], names[207]) == (1000, "tench", "golden retriever")
 
 
+def test_names_for_another_number_of_classes_are_refused(tmp_path):
+    config = make_config("model.num_classes=4")
+    make_weights(config, tmp_path / "model.pth", class_names=NAMES)
+    with pytest.raises(CheckpointError, match=r"model\.pth' names 6 .* set model\.num_classes=6"):
+        Classifier(config, tmp_path / "model.pth", device="cpu")
+
+
 def test_mistakes_are_one_sentence(trained, tmp_path):
     config, weights, _ = trained
     with pytest.raises(ConfigError, match="top is 0"):
