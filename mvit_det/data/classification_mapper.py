@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
-from .images import read_image
+from .images import read_rgb
 
 CROPS = ("center", "full")
 Augmentation = Callable[[Image.Image], Image.Image]
@@ -75,11 +75,10 @@ class ClassificationMapper:
         Raises:
             ImageError: the image is missing or cannot be read.
         """
-        pixels = read_image(record["file_name"])
-        image = self.transform(Image.fromarray(pixels))
-        tensor = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
-        height, width = pixels.shape[:2]
-        return {**record, "image": tensor, "height": height, "width": width}
+        image = read_rgb(record["file_name"])
+        cropped = np.asarray(self.transform(image)).transpose(2, 0, 1).copy()
+        size = {"height": image.height, "width": image.width}
+        return {**record, "image": torch.from_numpy(cropped), **size}
 
     def transform(self, image: Image.Image) -> Image.Image:
         """Crops and augments an RGB image."""

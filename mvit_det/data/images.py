@@ -53,6 +53,16 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
     """
     if image_format not in ("RGB", "BGR"):
         raise ValueError(f"image_format is '{image_format}'; it must be 'RGB' or 'BGR'")
+    pixels = np.array(read_rgb(path))
+    return pixels if image_format == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
+    """Reads an image as `read_image` does, into an RGB image of Pillow.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
     with open_image(path) as image:
         _load(image, path)
         try:
@@ -65,8 +75,7 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
         method = _TRANSPOSES.get(_orientation(image))
         if method is not None:
             upright = upright.transpose(method)
-    pixels = np.array(upright)
-    return pixels if image_format == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1])
+    return upright
 
 
 def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
