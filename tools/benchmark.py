@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measures speed and memory of mvit_det against Detectron2's own MViT with equal weights.
+"""Measures speed and memory of mvit_det against Detectron2's MViT or timm's, with equal weights.
 
 tools/benchmark.py                                   a set of measurements, in minutes
 tools/benchmark.py --device cuda                     the same on a GPU
@@ -7,6 +7,8 @@ tools/benchmark.py --image-size 640 800 --what train,memory
 tools/benchmark.py --detector --what train           a whole Mask R-CNN
 tools/benchmark.py --checkpoint scale2,scale3        the cost and gain of checkpointing
 tools/benchmark.py --mask-padding                    the cost of masking the padding
+tools/benchmark.py --task classification --size s    a classifier against timm's
+tools/benchmark.py --loader flowers/train            the training loader of classifiers
 tools/benchmark.py --sweep                           from 256² to 2048² pixels, with a plot
 tools/benchmark.py --attention --dtype bf16          the attention kernels, on a model's shapes
 tools/benchmark.py --recipes configs/COCO/recipes/*.py --device cuda
@@ -48,6 +50,8 @@ from mvit_det.benchmarking import (
     time_per_pixel,
 )
 from mvit_det.benchmarking.attention import compare_kernels, format_kernels
+from mvit_det.benchmarking.case import BASELINES, TASKS
+from mvit_det.benchmarking.loading import compare_loaders
 from mvit_det.benchmarking.recipes import format_recipes, measure_recipes
 from mvit_det.benchmarking.runtimes import (
     RUNTIMES,
@@ -63,7 +67,8 @@ RECIPE_SIZES = ((1250, 1333), (800, 1216))
 STAGES = ("scale2", "scale3", "scale4", "scale5")
 # Options of a single case, which presets set themselves.
 CASE_OPTIONS = (
-    "image_size", "batch", "dtype", "what", "detector", "checkpoint", "mask_padding", "against",
+    "task", "image_size", "batch", "dtype", "what", "detector", "checkpoint", "mask_padding",
+    "against",
 )  # fmt: skip
 
 
@@ -120,15 +125,21 @@ def parse_arguments() -> argparse.Namespace:
         help="compare the attention kernels on the shapes of a model's blocks")  # fmt: skip
     sets.add_argument("--recipes", nargs="+", type=Path, metavar="CONFIG",
         help="memory, against its estimate, and time of the training steps of configs")  # fmt: skip
+    sets.add_argument("--loader", type=Path, metavar="DIR",
+        help="images/s on one core of the training loader of classifiers, against timm's, on a "
+        "folder of class folders")  # fmt: skip
     sets.add_argument("--gpu", action="store_true",
         help="run the GPU's tests, kernels, benchmark and recipes; with --device cpu a rehearsal "
         "at tiny sizes")  # fmt: skip
 
     single = parser.add_argument_group("a single case, also for --sweep and --attention")
     add = single.add_argument
+    add("--task", choices=TASKS,
+        help="detection: a backbone, or a detector; classification: a classifier; default: "
+        "detection")  # fmt: skip
     add("--image-size", type=int, nargs=2, action="append", metavar=("HEIGHT", "WIDTH"),
-        help="in pixels, may be repeated; default: 800 1216")  # fmt: skip
-    add("--batch", type=int, metavar="N", help="images per batch; default: 1")
+        help="in pixels, may be repeated; default: 800 1216, of classifiers 224 224")  # fmt: skip
+    add("--batch", type=int, metavar="N", help="images per batch; default: 1, of classifiers 8")
     add("--dtype", metavar="TYPE", help="fp32, or bf16 or fp16 for autocast; default: fp32")
     add("--what", type=parse_what, metavar="WHAT",
         help="forward, train and memory, separated by commas; memory is that of the passes named, "
@@ -137,9 +148,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--checkpoint", type=parse_checkpoint, metavar="STAGES",
         help="scale2 to scale5 separated by commas, or all: checkpoint their blocks")  # fmt: skip
     add("--mask-padding", action="store_true", default=None, help="keep padding out of attention")
-    add("--against", choices=("detectron2", "mvit_det"),
+    add("--against", choices=sorted({name for names in BASELINES.values() for name in names}),
         help="mvit_det: without checkpointing and masking, the default with either of them; "
-        "else detectron2")  # fmt: skip
+        "else detectron2, of classifiers timm")  # fmt: skip
 
     arguments = parser.parse_args()
     chosen = [name for name in CASE_OPTIONS if getattr(arguments, name) is not None]
@@ -153,7 +164,9 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("argument --runtime: measures on the CPU only")
     if arguments.repeats is not None and arguments.repeats < 1:
         parser.error(f"argument --repeats: must be positive, not {arguments.repeats}")
-    modes = ("sweep", "runtime", "attention", "recipes", "gpu")
+    if arguments.loader and arguments.task == "detection":
+        parser.error("argument --task: --loader measures classification")
+    modes = ("sweep", "runtime", "attention", "recipes", "loader", "gpu")
     if not (chosen or any(getattr(arguments, mode) for mode in modes)):
         arguments.preset = arguments.preset or "quick"
     arguments.device = arguments.device or ("cuda" if arguments.gpu else "cpu")
@@ -174,8 +187,11 @@ def make_cases(arguments: argparse.Namespace) -> list[Case]:
         return [replace(c, **repeats) for c in preset(arguments.preset, case)]
     chosen = {name: getattr(arguments, name) for name in CASE_OPTIONS}
     options = {name: value for name, value in chosen.items() if value is not None}
+    if arguments.loader or options.get("task") == "classification":
+        options = {"image_size": [(224, 224)], "batch": 8, **options, "task": "classification"}
+    upstream, ours = BASELINES[options.get("task", case.task)]
     options["baseline"] = options.pop("against", None) or (
-        "mvit_det" if options.keys() & {"checkpoint", "mask_padding"} else "detectron2"
+        ours if options.keys() & {"checkpoint", "mask_padding"} else upstream
     )
     sizes = options.pop("image_size", None) or (
         [(side, side) for side in SWEEP_SIDES] if arguments.sweep else [case.image_size]
@@ -225,6 +241,9 @@ def measure_arguments(arguments: argparse.Namespace) -> tuple[str, list[Any], st
     if arguments.attention:
         kernels = [row for case in cases for row in compare_kernels(case)]
         return "attention", kernels, format_kernels(kernels)
+    if arguments.loader:
+        loaders = [compare_loaders(arguments.loader, case) for case in cases]
+        return "loader", loaders, format_rows(loaders)
     rows = list(measure(cases, arguments.sweep))
     rows += time_per_pixel(rows)
     return "benchmark", rows, format_rows(rows)
@@ -271,7 +290,7 @@ def main() -> None:
     name, rows, text = measure_arguments(arguments)
     content = (
         as_json(rows, sys.argv)
-        if name == "benchmark"
+        if name in ("benchmark", "loader")
         else {**provenance(sys.argv), "rows": [asdict(row) for row in rows]}
     )
     written = write(arguments.output, name, text, content)

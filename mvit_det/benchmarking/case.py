@@ -12,11 +12,14 @@ SIZES = ("t", "s", "b", "l", "h", "pico")
 # Sizes with a Mask R-CNN among the configs.
 DETECTOR_SIZES = ("t", "s", "b", "pico")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COARSEST_STRIDE = 32  # pixels per token of the last stage
 PASSES = ("forward", "train")
 WHAT = (*PASSES, "memory")
 # The candidate is mvit_det with the options of the case; the baseline is what it is compared with.
 SIDES = ("candidate", "baseline")
-BASELINES = ("detectron2", "mvit_det")
+TASKS = ("detection", "classification")
+# The baselines of each task; the first is the default.
+BASELINES = {"detection": ("detectron2", "mvit_det"), "classification": ("timm", "mvit_det")}
 PRESETS = ("quick", "full")
 # Sides of the square images of a sweep, in pixels.
 SWEEP_SIDES = (256, 512, 768, 1024, 1536, 2048)
@@ -28,6 +31,7 @@ class Case:
 
     Attributes:
         size: of the model, one of `SIZES`.
+        task: one of `TASKS`: a backbone or a detector, or a classifier of 1000 classes.
         image_size: height and width in pixels.
         batch: images per batch.
         dtype: "fp32", or the dtype of autocast.
@@ -37,8 +41,8 @@ class Case:
         checkpoint: stages whose blocks the candidate checkpoints, of "scale2", "scale3", …;
             ("all",) for each of them.
         mask_padding: whether the candidate keeps padding out of attention.
-        baseline: "detectron2", or "mvit_det" for the candidate without `checkpoint` and
-            `mask_padding`, which shows their cost.
+        baseline: "detectron2" or, for classifiers, "timm"; or "mvit_det" for the candidate without
+            `checkpoint` and `mask_padding`, which shows their cost.
         threads: of the CPU; 0 keeps PyTorch's number.
         what: of `WHAT`. "memory" is the peak memory of the passes beside it, or of the training
             step if there is none.
@@ -47,6 +51,7 @@ class Case:
     """
 
     size: str = "t"
+    task: str = "detection"
     image_size: tuple[int, int] = (800, 1216)
     batch: int = 1
     dtype: str = "fp32"
@@ -70,12 +75,15 @@ class Case:
         """
         for name, value, allowed in (
             ("size", self.size, SIZES),
+            ("task", self.task, TASKS),
             ("dtype", self.dtype, tuple(DTYPES)),
             ("device", self.device, ("cpu", "cuda")),
-            ("baseline", self.baseline, BASELINES),
+            ("baseline", self.baseline, BASELINES.get(self.task, ())),
         ):
             if value not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not '{value}'")
+        if self.task == "classification":
+            self._check_classification()
         for name, number, least in (
             # The smallest image that reaches all five levels of the pyramid.
             ("image height", self.image_size[0], 32),
@@ -98,6 +106,17 @@ class Case:
                 f"there is no Mask R-CNN of size {self.size}; there are {', '.join(DETECTOR_SIZES)}"
             )
 
+    def _check_classification(self) -> None:
+        height, width = self.image_size
+        # timm's tables of positions fit one size of square images.
+        if height != width or height % COARSEST_STRIDE:
+            raise ConfigError(
+                f"images of classifiers must be square, with sides of a multiple of "
+                f"{COARSEST_STRIDE} pixels, not {height} by {width}"
+            )
+        if self.detector or self.mask_padding:
+            raise ConfigError("'--detector' and '--mask-padding' do not go with classification")
+
     @property
     def passes(self) -> list[str]:
         """The passes to time."""
@@ -112,7 +131,8 @@ class Case:
     def model(self) -> str:
         """Name of the model."""
         size = "pico" if self.size == "pico" else self.size.upper()
-        return f"{'Mask R-CNN' if self.detector else 'MViTv2'}-{size}"
+        suffix = " classifier" if self.task == "classification" else ""
+        return f"{'Mask R-CNN' if self.detector else 'MViTv2'}-{size}{suffix}"
 
     def describe(self) -> str:
         """The settings in a few words."""

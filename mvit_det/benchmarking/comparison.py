@@ -245,7 +245,11 @@ def count_flops(case: Case) -> float | None:
     """
     if case.detector:
         return None
-    model = build(Case(size=case.size), "candidate").eval()
+    if case.task == "classification":
+        plain = replace(case, device="cpu", baseline="timm", checkpoint=())
+    else:
+        plain = Case(size=case.size)
+    model = build(plain, "candidate").eval()
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with torch.no_grad(), fake, FlopCounterMode(display=False) as counter:
         model(torch.empty(case.batch, 3, *case.image_size))

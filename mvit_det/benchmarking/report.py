@@ -26,11 +26,13 @@ from .memory import cores, physical_memory
 MODULES = (torch, torchvision, detectron2, mvit_det)
 HEADERS = {
     "detectron2": ("mvit_det", "detectron2", "mvit_det over detectron2"),
+    "timm": ("mvit_det", "timm", "mvit_det over timm"),
     "mvit_det": ("with", "without", "with over without"),
 }
 STYLES = {"forward": "o-", "train": "s--"}
 LEGENDS = {
     "detectron2": {"candidate": "mvit_det", "baseline": "Detectron2's MViT"},
+    "timm": {"candidate": "mvit_det", "baseline": "timm"},
     "mvit_det": {"candidate": "mvit_det, with", "baseline": "mvit_det, without"},
 }
 PANELS = {"s": ("Time (s)", 1.0), "bytes": ("Peak memory (GiB)", 2.0**30)}
@@ -133,7 +135,7 @@ def _format_side(row: Row, side: str) -> str:
     if row.unit == "ratio":
         return f"{middle:.2f}×"
     text = format_seconds(row.values[side])
-    if row.case.detector:
+    if row.case.detector or row.pass_name == "loader":
         text += f", {row.images_per_second(side):.3g} images/s"
     return text
 
@@ -141,7 +143,7 @@ def _format_side(row: Row, side: str) -> str:
 def _format_ratio(row: Row) -> str:
     if row.ratio is None:
         return ""
-    if row.unit == "s" and row.case.baseline == "detectron2":
+    if row.unit == "s" and row.case.baseline != "mvit_det":
         return f"{1 / row.ratio:.2f}× as fast"
     words = {"s": " the time", "bytes": " the memory", "ratio": ""}
     return f"{row.ratio:.2f}×{words[row.unit]}"

@@ -1,28 +1,38 @@
 """A model of either side together with its input, ready to run the passes of a case."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from detectron2.config import instantiate
 from detectron2.modeling import GeneralizedRCNN, MViT
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from ..checkpoint.formats import to_timm
 from ..config import load_config
 from ..errors import ConfigError
 from ..model_zoo import configs_folder
-from ..modeling import MViTv2, mvitv2_b, mvitv2_h, mvitv2_l, mvitv2_s, mvitv2_t
+from ..modeling import MViTv2, MViTv2Classifier, mvitv2_b, mvitv2_h, mvitv2_l, mvitv2_s, mvitv2_t
 from .case import DTYPES, Case
 
-PICO = partial(MViTv2, depths=(1, 2, 3, 2), embed_dim=16)
+
+def mvitv2_pico(**arguments: Any) -> Any:
+    """Builds a model for tests, small and with blocks of every kind."""
+    kind = MViTv2Classifier if "num_classes" in arguments else MViTv2
+    return kind(depths=(1, 2, 3, 2), embed_dim=16, **arguments)
+
+
 BUILDERS: dict[str, Callable[..., Any]] = dict(
-    t=mvitv2_t, s=mvitv2_s, b=mvitv2_b, l=mvitv2_l, h=mvitv2_h, pico=PICO
+    t=mvitv2_t, s=mvitv2_s, b=mvitv2_b, l=mvitv2_l, h=mvitv2_h, pico=mvitv2_pico
 )
+NUM_CLASSES = 1000  # of classifiers
 # About the mean number of objects of an image of COCO.
 OBJECTS = 8
 
@@ -46,6 +56,7 @@ class Workload:
             if case.detector
             else torch.randn(case.batch, 3, *case.image_size, device=case.device)
         )
+        self.labels = torch.randint(0, NUM_CLASSES, (case.batch,), device=case.device)
         self.autocast = torch.autocast(
             case.device,
             dtype=DTYPES[case.dtype] if case.dtype != "fp32" else torch.bfloat16,
@@ -66,7 +77,10 @@ class Workload:
             torch.cuda.synchronize()
 
     def features(self) -> dict[str, Tensor]:
-        """Outputs of the backbone by name; those of a detector include its feature pyramid."""
+        """Outputs of the backbone by name, or the logits of a classifier.
+
+        Those of a detector include its feature pyramid.
+        """
         self.model.eval()
         # On CUDA, TensorFloat-32 would hide how close the two sides are.
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
@@ -74,7 +88,8 @@ class Workload:
             if isinstance(self.model, GeneralizedRCNN):
                 images = self.model.preprocess_image(self.inputs)
                 return self.model.backbone(images.tensor)
-            return self.model(self.inputs)
+            outputs = self.model(self.inputs)
+        return {"logits": outputs} if isinstance(outputs, Tensor) else outputs
 
     def _forward(self) -> None:
         self.model.eval()
@@ -86,13 +101,13 @@ class Workload:
         self.model.zero_grad(set_to_none=True)
         with EventStorage(), self.autocast:
             outputs = self.model(self.inputs)
-            # A detector returns losses. Features get one that reaches each of their elements.
-            losses = (
-                outputs.values()
-                if self.case.detector
-                else [feature.float().square().mean() for feature in outputs.values()]
-            )
-            loss = sum(losses)
+            if self.case.task == "classification":
+                loss = F.cross_entropy(outputs.float(), self.labels)
+            elif self.case.detector:
+                loss = sum(outputs.values())
+            else:
+                # Reaches each element of the features.
+                loss = sum(feature.float().square().mean() for feature in outputs.values())
         loss.backward()
 
 
@@ -108,7 +123,11 @@ def build(case: Case, side: str) -> nn.Module:
     if side == "candidate" and case.mask_padding:
         options["mask_padding"] = True
     torch.manual_seed(0)
-    is_upstream = side == "baseline" and case.baseline == "detectron2"
+    is_upstream = side == "baseline" and case.baseline != "mvit_det"
+    if case.task == "classification":
+        options.update(num_classes=NUM_CLASSES, pretrain_img_size=case.image_size[0])
+        classifier = BUILDERS[case.size](**options)
+        return timm_of(classifier) if is_upstream else classifier
     if not case.detector:
         backbone = BUILDERS[case.size](**options)
         return upstream_of(backbone) if is_upstream else backbone
@@ -156,6 +175,30 @@ def upstream_of(model: MViTv2) -> MViT:
                 "compare mvit_det with itself"
             ) from error
     upstream.load_state_dict(model.state_dict(), strict=True)
+    return upstream
+
+
+def timm_of(model: MViTv2Classifier) -> nn.Module:
+    """Builds timm's classifier with the plan and the weights of a model for square images.
+
+    Raises:
+        ConfigError: timm is missing.
+    """
+    try:
+        from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg  # noqa: TID251
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "timm's MViTv2 needs timm, which is not installed: run 'pip install timm'"
+        ) from error
+    first = model.plan[0]
+    depths = Counter(block.scale for block in model.plan)
+    config = MultiScaleVitCfg(
+        depths=tuple(depths.values()), embed_dim=first.dim, num_heads=first.num_heads
+    )
+    image_size = first.table_size * model.patch_embed.proj.stride[0]
+    upstream = MultiScaleVit(config, image_size, num_classes=model.head.out_features)
+    weights = model.state_dict()
+    upstream.load_state_dict({new: weights[name] for name, new in to_timm(weights).items()})
     return upstream
 
 

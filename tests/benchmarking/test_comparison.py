@@ -36,6 +36,9 @@ PICO = dict(size="pico", image_size=(64, 96), repeats=1, warmup=0)
         (dict(repeats=0), "repeats must be at least 1, not 0"),
         (dict(dtype="fp16"), "dtype fp16 needs CUDA"),
         (dict(baseline="mvit_det"), "'--checkpoint' or '--mask-padding'"),
+        (dict(task="segmentation"), "task must be one of .* not 'segmentation'"),
+        (dict(baseline="timm"), "baseline must be one of detectron2, mvit_det, not 'timm'"),
+        (dict(task="classification", baseline="timm", image_size=(64, 96)), "not 64 by 96"),
         (dict(size="h", detector=True), "no Mask R-CNN of size h; there are t, s, b, pico"),
     ],
 )
@@ -68,6 +71,26 @@ def test_both_sides_of_a_detector_do_the_same():
     assert (gradients["candidate"][last] - expected).norm() < 1e-4 * expected.norm()
 
 
+def test_a_classifier_is_compared_with_timms():
+    case = Case(**{**PICO, "image_size": (64, 64)}, task="classification", baseline="timm", batch=2)
+    sides = {side: Workload(case, side) for side in ("candidate", "baseline")}
+    assert check_parity(case, sides) < 1e-5
+    for workload in sides.values():
+        workload.run("train")
+    ours, theirs = (sides[side].model for side in ("candidate", "baseline"))
+    torch.testing.assert_close(ours.head.weight.grad, theirs.head.fc.weight.grad)
+    torch.testing.assert_close(
+        ours.patch_embed.proj.weight.grad, theirs.patch_embed.proj.weight.grad, rtol=1e-3, atol=1e-6
+    )
+    rows = compare(replace(case, what=("forward", "train")))
+    assert [row.pass_name for row in rows] == ["forward", "train"]
+    assert all(row.floor > 0 for row in rows)
+    table = format_rows(rows)
+    assert "| timm " in table
+    assert "MViTv2-pico classifier, 64×64, batch 2, fp32" in table
+    assert "× as fast" in table
+
+
 @pytest.mark.parametrize(
     "arguments", [dict(checkpoint=("all",)), dict(checkpoint=("scale2",), dtype="bf16")], ids=str
 )
@@ -97,13 +120,23 @@ def test_sides_that_differ_are_not_timed():
 
 
 @pytest.mark.parametrize("side", ["candidate", "baseline"])
-def test_operations_are_those_of_both_models(side):
-    case = Case(size="pico", image_size=(70, 100), batch=2)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(size="pico", image_size=(70, 100), batch=2),
+        Case(task="classification", baseline="timm", size="pico", image_size=(96, 96), batch=2),
+    ],
+    ids=lambda case: case.task,
+)
+def test_operations_are_those_of_both_models(case, side):
     workload = Workload(case, side)
     with FlopCounterMode(display=False) as counter:
         workload.run("forward")
     assert count_flops(case) == pytest.approx(counter.get_total_flops(), rel=0.02)
-    assert count_flops(replace(case, detector=True)) is None
+
+
+def test_operations_of_a_detector_depend_on_its_detections():
+    assert count_flops(Case(size="pico", detector=True)) is None
 
 
 def test_without_timm_only_the_comparison_with_detectron2_is_refused(monkeypatch):

@@ -124,6 +124,14 @@ def test_invalid_options_are_refused(run_tool, arguments, message, capsys):
             ["--checkpoint", "scale2,scale3", "--against", "detectron2", "--repeats", "2"],
             [Case(checkpoint=("scale2", "scale3"), repeats=2)],
         ),
+        (
+            ["--task", "classification", "--size", "s"],
+            [Case("s", "classification", (224, 224), batch=8, baseline="timm")],
+        ),
+        (
+            ["--loader", "flowers", "--image-size", "64", "64", "--batch", "2"],
+            [Case("t", "classification", (64, 64), batch=2, baseline="timm")],
+        ),
         (["--sweep"], [Case(image_size=(n, n)) for n in (256, 512, 768, 1024, 1536, 2048)]),
     ],
 )
