@@ -49,7 +49,7 @@ def test_classification(run_page, tmp_path, monkeypatch):
     for name in ("photo.jpg", "photos/1.png"):
         cv2.imwrite(str(tmp_path / name), cv2.UMat(64, 48, cv2.CV_8UC3).get())
 
-    listed, trained, evaluated, detected = run_page(
+    listed, trained, probed, evaluated, detected = run_page(
         "classification.md", tmp_path, DETECTRON2_DATASETS=str(tmp_path / "datasets")
     )
 
@@ -57,7 +57,12 @@ def test_classification(run_page, tmp_path, monkeypatch):
         rows = list(csv.DictReader(file))
     assert [row["file_name"] for row in rows[::5]] == ["photo.jpg", "photos/1.png"]
     assert "The 5 classes: circle, cross, square, star, triangle" in trained
+    assert "on 10 images" in probed
     assert "on 10 images" in evaluated
+    published = torch.load(weights, weights_only=True)["model"]
+    probe = torch.load(tmp_path / "output/probe/model_final.pth", weights_only=True)["model"]
+    for name, tensor in published.items():
+        assert name.startswith("head.") or torch.equal(probe[f"classifier.{name}"], tensor), name
     assert "Outputs are in" in detected
     written = {path.name for path in (tmp_path / "output" / "flowers" / "evaluation").iterdir()}
     assert {"accuracy.csv", "confusion_matrix.png"} <= written
