@@ -220,6 +220,7 @@ def measure_runtimes(arguments: argparse.Namespace) -> list[RuntimeRow]:
         rows += compare_runtimes(
             arguments.size,
             tuple(image_size),
+            arguments.output / "models",
             runtimes=arguments.runtime,
             repeats=arguments.repeats or 5,
             threads=arguments.threads,

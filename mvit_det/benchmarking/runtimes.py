@@ -1,6 +1,5 @@
 """Inference of one detector in PyTorch, ONNX Runtime and OpenVINO, side by side on the CPU."""
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +13,15 @@ import torch
 from detectron2.config import instantiate
 from torch import nn
 
-from ..export import Exportable, export, prepare_detector
+from ..config import load_config
+from ..export import Exportable, export, prepare
 from ..export.exporting import save_openvino
 from ..export.quantization import quantize
-from ..model_zoo import get_config
-from ..runtime import OnnxPredictor, OpenVinoPredictor
+from ..model_zoo import configs_folder
+from ..runtime import Metadata, OnnxPredictor, OpenVinoPredictor
 from ..runtime.preprocessing import letterbox
-from ..runtime.sessions import OnnxSession, OpenVinoSession, import_extra
+from ..runtime.sessions import OnnxSession, OpenVinoSession, Session, import_extra
+from .comparison import alternate
 from .report import format_seconds, format_table
 
 PYTORCH = ("pytorch", "pytorch compiled", "pytorch bf16")
@@ -54,6 +55,7 @@ class RuntimeRow:
 def compare_runtimes(
     size: str,
     image_size: tuple[int, int],
+    folder: Path,
     *,
     parts: Sequence[str] = PARTS,
     runtimes: Sequence[str] = RUNTIMES,
@@ -66,8 +68,9 @@ def compare_runtimes(
     includes pasting their masks.
 
     Args:
-        size: of the model, "t" to "h".
+        size: of the model: "pico", "t", "s" or "b".
         image_size: height and width in pixels.
+        folder: for exported files, which later runs with the same versions use again.
         parts: some of `PARTS`.
         runtimes: some of `RUNTIMES`.
         repeats: of each runtime.
@@ -78,26 +81,18 @@ def compare_runtimes(
     """
     image = np.random.default_rng(0).integers(0, 256, (*image_size, 3)).astype(np.uint8)
     for part in parts:
-        with tempfile.TemporaryDirectory() as folder:
-            exportable = _prepare(size, image_size, part, Path(folder))
-            runs = {
-                name: _make_run(name, exportable, image, threads, Path(folder)) for name in runtimes
-            }
-            latencies: dict[str, list[float]] = {name: [] for name in runs}
-            for run in runs.values():
-                run()
-            for _ in range(repeats):
-                for name, run in runs.items():
-                    start = time.perf_counter()
-                    run()
-                    latencies[name].append(time.perf_counter() - start)
-            del runs
-            for name in runtimes:
-                throughput = None
-                if name in OPENVINO:
-                    path = _path(name, exportable, image, Path(folder))
-                    throughput = _throughput(path, name, image, threads, repeats)
-                yield RuntimeRow(part, name, tuple(latencies[name]), throughput)
+        files = folder / f"{part}-{size}-{image_size[0]}x{image_size[1]}"
+        files.mkdir(parents=True, exist_ok=True)
+        exportable = _prepare(size, image_size, part, files)
+        runs = {name: _make_run(name, exportable, image, threads, files) for name in runtimes}
+        latencies = alternate(runs, repeats, warmup=1)
+        del runs
+        for name in runtimes:
+            throughput = None
+            if name in OPENVINO:
+                path = _path(name, exportable, image, files)
+                throughput = _throughput(path, name, image, threads, repeats)
+            yield RuntimeRow(part, name, latencies[name], throughput)
 
 
 def format_runtimes(rows: Iterable[RuntimeRow]) -> str:
@@ -122,28 +117,44 @@ def format_runtimes(rows: Iterable[RuntimeRow]) -> str:
 
 
 def _prepare(size: str, image_size: tuple[int, int], part: str, folder: Path) -> Exportable:
-    name = f"mask_rcnn_mvitv2_{size}"
+    kind = "shapes" if size == "pico" else "COCO"
+    config = load_config(configs_folder() / kind / f"mask_rcnn_mvitv2_{size}.py")
     torch.manual_seed(0)
-    model: Any = instantiate(get_config(name).model)
+    model: Any = instantiate(config.model)
     # Certain of most regions, so that there are more instances than may be returned.
     model.roi_heads.box_predictor.cls_score.weight.data.mul_(100)
     torch.save({"model": model.state_dict()}, folder / "weights.pth")
-    return prepare_detector(name, folder / "weights.pth", size=image_size, part=part)
+    return prepare(
+        config,
+        folder / "weights.pth",
+        size=image_size,
+        part="backbone" if part == "backbone" else "model",
+    )
 
 
 def _path(name: str, exportable: Exportable, image: np.ndarray, folder: Path) -> Path:
     """The exported file for a runtime, which is written when it is first needed."""
-    file_format = "onnx" if name == "onnxruntime" else "openvino"
-    path = folder / ("model.onnx" if file_format == "onnx" else "model.xml")
-    if not path.exists():
-        export(exportable, path, file_format)
+    metadata = exportable.metadata
+    if name == "onnxruntime":
+        path = folder / "model.onnx"
+        if _metadata(OnnxSession, path) != metadata:
+            export(exportable, path, "onnx")
+        return path
+    path = folder / "model.xml"
+    if _metadata(OpenVinoSession, path) != metadata:
+        export(exportable, path, "openvino")
     if name != "openvino int8":
         return path
     quantized_path = folder / "int8.xml"
-    if not quantized_path.exists():
-        quantized, metadata = quantize(path, [image] * CALIBRATION)
+    if _metadata(OpenVinoSession, quantized_path) != replace(metadata, precision="int8"):
+        quantized, _ = quantize(path, [image] * CALIBRATION)
         save_openvino(quantized, replace(metadata, precision="int8"), quantized_path)
     return quantized_path
+
+
+def _metadata(session: Callable[[Path], Session], path: Path) -> Metadata | None:
+    """The metadata of a file; None if there is none."""
+    return session(path).metadata if path.exists() else None
 
 
 def _make_run(

@@ -1,6 +1,16 @@
 """Exporting models to files that run without this package."""
 
-from .comparison import Differences, compare
-from .exporting import FORMATS, Exportable, export, prepare_detector
+from .comparison import ClassDifferences, Differences, compare
+from .exporting import FORMATS, export
+from .preparation import PARTS, Exportable, prepare
 
-__all__ = ["FORMATS", "Differences", "Exportable", "compare", "export", "prepare_detector"]
+__all__ = [
+    "FORMATS",
+    "PARTS",
+    "ClassDifferences",
+    "Differences",
+    "Exportable",
+    "compare",
+    "export",
+    "prepare",
+]

@@ -95,6 +95,21 @@ def check_size(size: tuple[int, int], divisor: int) -> None:
         )
 
 
+def check_square(size: tuple[int, int], least: int) -> None:
+    """Checks that a classifier's canvas is a square of at least one patch.
+
+    Raises:
+        ExportError: it is not.
+    """
+    height, width = size
+    if height != width or height < least:
+        side = max(*size, least)
+        raise ExportError(
+            f"the size is {height}x{width}, but classifiers take a square of at least {least} "
+            f"pixels; use --size {side}x{side}"
+        )
+
+
 def _check_type(place: str, module: Any, *types: type) -> None:
     if not isinstance(module, types):
         names = " or ".join(each.__name__ for each in types)

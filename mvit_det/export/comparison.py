@@ -12,10 +12,12 @@ from detectron2.structures import ImageList
 from ..runtime.metadata import Metadata
 from ..runtime.prediction import RuntimePrediction
 from ..runtime.predictor import to_prediction
-from ..runtime.preprocessing import Source, letterbox, load_image
+from ..runtime.preprocessing import Source, letterbox, load_image, prepare_inputs
 from ..runtime.sessions import Session
-from .exporting import Exportable
+from .preparation import Exportable
 
+# Differences that count as equal: pixels, scores and IoU.
+MAX_BOX, MAX_SCORE, MIN_MASK_IOU = 0.5, 1e-3, 0.99
 # Instances of the same class that overlap more than this are the same instance.
 SAME = 0.9
 
@@ -41,6 +43,16 @@ class Differences:
     box: float = 0.0
     score: float = 0.0
     mask_iou: float = 1.0
+
+    @property
+    def are_within_limits(self) -> bool:
+        """Whether the file's instances count as equal to PyTorch's."""
+        return (
+            not self.missing + self.extra
+            and self.box <= MAX_BOX
+            and self.score <= MAX_SCORE
+            and self.mask_iou >= MIN_MASK_IOU
+        )
 
     def describe(self) -> str:
         """The numbers in a sentence."""
@@ -69,17 +81,54 @@ class Differences:
                 self.mask_iou = min(self.mask_iou, float(iou))
 
 
-def compare(exportable: Exportable, session: Session, images: Iterable[Source]) -> Differences:
+@dataclass
+class ClassDifferences:
+    """How far the scores of a classifier's file are from PyTorch's, over all images.
+
+    Attributes:
+        images: number of images.
+        changed: images whose most probable class is another one.
+        score: largest difference of a score.
+    """
+
+    images: int = 0
+    changed: int = 0
+    score: float = 0.0
+
+    @property
+    def are_within_limits(self) -> bool:
+        """Whether the file's scores count as equal to PyTorch's."""
+        return self.score <= MAX_SCORE
+
+    def describe(self) -> str:
+        """The numbers in a sentence."""
+        return (
+            f"{self.images} images: {self.changed} with another class, scores differ by at most "
+            f"{self.score:.2g}"
+        )
+
+    def add(self, expected: np.ndarray, found: np.ndarray) -> None:
+        """Counts one image, of whose scores both are (classes,)."""
+        self.images += 1
+        self.changed += int(expected.argmax() != found.argmax())
+        self.score = max(self.score, float(np.abs(expected - found).max()))
+
+
+def compare(
+    exportable: Exportable, session: Session, images: Iterable[Source]
+) -> Differences | ClassDifferences:
     """Runs a file and PyTorch on the same images.
 
     Args:
-        exportable: the detector that was exported.
+        exportable: the detector or classifier that was exported.
         session: the exported file.
         images: paths, or arrays (H, W, 3) uint8 RGB.
 
     Raises:
         ImageError: an image cannot be read.
     """
+    if session.metadata.task == "classification":
+        return _compare_classes(exportable.model, session, images)
     differences = Differences()
     for source in images:
         image = load_image(source)
@@ -120,6 +169,16 @@ def reference(model: Any, image: np.ndarray, metadata: Metadata) -> RuntimePredi
     if instances.has("pred_masks"):
         outputs["masks"] = instances.pred_masks[:, 0].numpy(force=True)
     return to_prediction(outputs, image, size, metadata)
+
+
+@torch.no_grad()
+def _compare_classes(model: Any, session: Session, images: Iterable[Source]) -> ClassDifferences:
+    differences = ClassDifferences()
+    for source in images:
+        (image,) = prepare_inputs(load_image(source), session.metadata)
+        (expected,) = model([{"image": torch.from_numpy(image[0])}])
+        differences.add(expected["scores"].numpy(force=True), session.run(image)["scores"][0])
+    return differences
 
 
 def _match(first: RuntimePrediction, second: RuntimePrediction) -> list[tuple[int, int]]:

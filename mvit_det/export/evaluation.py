@@ -1,4 +1,4 @@
-"""COCO's metrics of an exported file, with the evaluator of its config."""
+"""Metrics of an exported file, with the evaluator of its config."""
 
 import itertools
 from typing import Any
@@ -9,36 +9,45 @@ from detectron2.structures import Boxes, Instances
 from omegaconf import DictConfig
 
 from ..data import load_records
-from ..runtime.predictor import RuntimePredictor
+from ..runtime import RuntimeClassifier, RuntimePrediction, RuntimePredictor
 
 
 def evaluate(
-    predictor: RuntimePredictor, config: DictConfig, limit: int | None = None
+    predictor: RuntimePredictor | RuntimeClassifier, config: DictConfig, limit: int | None = None
 ) -> dict[str, dict[str, float]]:
     """Evaluates as an evaluation of the config does.
 
     Args:
         predictor: of the exported file.
-        config: of the detector; its `dataloader.test.dataset` and `dataloader.evaluator` are used.
+        config: of the model; its `dataloader.test.dataset` and `dataloader.evaluator` are used.
         limit: number of images, from the first; None takes all.
 
     Returns:
-        Metrics by task ("bbox", "segm") and name ("AP", …), in percent.
+        Metrics by task ("bbox", "segm", "classification") and name ("AP", "top1", …), in percent.
     """
-    records = load_records(config.dataloader.test.dataset.names, filter_empty=False)
+    dataset = config.dataloader.test.dataset
+    is_classifier = isinstance(predictor, RuntimeClassifier)
+    records = (
+        instantiate(dataset) if is_classifier else load_records(dataset.names, filter_empty=False)
+    )
     evaluator = instantiate(config.dataloader.evaluator)
     evaluator.reset()
     for record in itertools.islice(records, limit):
-        prediction = predictor(record["file_name"])
-        fields: dict[str, Any] = {
-            "pred_boxes": Boxes(torch.from_numpy(prediction.boxes)),
-            "scores": torch.from_numpy(prediction.scores),
-            "pred_classes": torch.from_numpy(prediction.classes),
-        }
-        if prediction.masks is not None:
-            fields["pred_masks"] = torch.from_numpy(prediction.masks)
-        evaluator.process(
-            [record], [{"instances": Instances(prediction.image.shape[:2], **fields)}]
-        )
+        if isinstance(predictor, RuntimeClassifier):
+            output = {"scores": torch.from_numpy(predictor.scores(record["file_name"]))}
+        else:
+            output = {"instances": _instances(predictor(record["file_name"]))}
+        evaluator.process([record], [output])
     metrics: dict[str, dict[str, float]] = evaluator.evaluate()
     return metrics
+
+
+def _instances(prediction: RuntimePrediction) -> Instances:
+    fields: dict[str, Any] = {
+        "pred_boxes": Boxes(torch.from_numpy(prediction.boxes)),
+        "scores": torch.from_numpy(prediction.scores),
+        "pred_classes": torch.from_numpy(prediction.classes),
+    }
+    if prediction.masks is not None:
+        fields["pred_masks"] = torch.from_numpy(prediction.masks)
+    return Instances(prediction.image.shape[:2], **fields)

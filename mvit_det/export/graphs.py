@@ -18,8 +18,8 @@ from .nms import grouped_nms
 NO_SCORE = -1e9
 
 
-class FeatureGraph(nn.Module):
-    """A backbone with the normalisation of its images."""
+class NormalizedGraph(nn.Module):
+    """A model with the normalisation of its images."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -29,6 +29,10 @@ class FeatureGraph(nn.Module):
         self.backbone = backbone
         self.register_buffer("pixel_mean", pixel_mean.detach().clone())
         self.register_buffer("pixel_std", pixel_std.detach().clone())
+
+
+class FeatureGraph(NormalizedGraph):
+    """A backbone."""
 
     def forward(self, image: Tensor, image_size: Tensor) -> dict[str, Tensor]:
         """Computes feature maps.
@@ -46,6 +50,19 @@ class FeatureGraph(nn.Module):
         normalized = (image.float() - self.pixel_mean) / self.pixel_std
         features: dict[str, Tensor] = self.backbone(normalized * (rows & columns))
         return features
+
+
+class ClassifierGraph(NormalizedGraph):
+    """A classifier."""
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Computes `scores`, (N, classes) that sum to 1.
+
+        Args:
+            image: (N, 3, S, S) uint8.
+        """
+        logits = self.backbone((image.float() - self.pixel_mean) / self.pixel_std)
+        return {"scores": logits.float().softmax(dim=1)}
 
 
 class DetectorGraph(FeatureGraph):

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ConfigError, ExportError
 from ..runtime.metadata import KEY, Metadata
-from ..runtime.preprocessing import Source, letterbox, load_image
+from ..runtime.preprocessing import Source, load_image, prepare_inputs
 from ..runtime.sessions import check_file, import_extra
 
 # Names of nodes, which are named after modules, by group of layers.
@@ -17,6 +17,7 @@ GROUPS = {
     "patch_embed": r"backbone.*patch_embed/.*",
     "attention": r"backbone.*blocks\.\d+\.attn.*",
     "mlp": r"backbone.*blocks\.\d+(\.mlp.*|/.*|\.proj/.*)",
+    "classifier_head": r"backbone\.head.*",
     "fpn": r"backbone\.(fpn_|top_block).*|backbone/.*",
     "rpn": r"rpn.*",
     "box_head": r"heads\.box_head.*",
@@ -72,7 +73,7 @@ def quantize(
     text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
     metadata = Metadata.from_json(text, str(path))
     inputs: list[list[np.ndarray]] = [
-        list(letterbox(load_image(image), metadata)) for image in images
+        prepare_inputs(load_image(image), metadata) for image in images
     ]
     if not inputs:
         raise ExportError("there are no images to calibrate int8 with; name some")

@@ -1,7 +1,6 @@
 """Image classification with a trained model, with the scores that an evaluation computes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,26 +17,12 @@ from ..config import build_model, choose_device, find_config
 from ..data.classification_mapper import ClassificationMapper
 from ..data.images import read_image
 from ..errors import CheckpointError, ConfigError
+from ..runtime.classification import ClassScore
 from ..runtime.preprocessing import check_array
 from .classes import find_class_names
 from .predictor import Source, Sources, check_count
 
 IMAGENET_CLASSES = 1000
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """A class of an image.
-
-    Attributes:
-        class_id: index into the model's classes.
-        name: of the class.
-        score: probability in [0, 1].
-    """
-
-    class_id: int
-    name: str
-    score: float
 
 
 class TrainedClassifier:

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import ExportError
 
 KEY = "mvit_det"
-TASKS = ("detection", "features")
+TASKS = ("detection", "features", "classification")
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,9 @@ class Metadata:
         task: one of `TASKS`.
         size: height and width of the canvas that the model takes, in pixels.
         channel_order: "RGB" or "BGR", of the canvas.
+        resize: how images get onto the canvas. "fit" resizes them bilinearly with the aspect ratio
+            kept, to the upper left corner; "crop" resizes their shorter side bicubically to
+            `short_edge` and takes the centre; "stretch" resizes them bicubically to the canvas.
         short_edge: images are resized to this shorter side, in pixels, before they are fitted
             into the canvas; 0 keeps their size.
         max_size: bound of the longer side; 0 is none.
@@ -38,6 +41,7 @@ class Metadata:
     task: str
     size: tuple[int, int]
     channel_order: str = "RGB"
+    resize: str = "fit"
     short_edge: int = 0
     max_size: int = 0
     class_names: tuple[str, ...] = ()

@@ -35,16 +35,20 @@ class RuntimePredictor:
             score_threshold: lowest score of an instance, in [0, 1]; by default that of the export.
 
         Raises:
-            ConfigError: the threshold is out of its range or below that of the export.
+            ConfigError: there is no file, or the threshold is out of its range or below that of
+                the export.
             ExportError: a file is no detector, or the files differ in their classes.
         """
         self.sessions = list(sessions)
+        if not self.sessions:
+            raise ConfigError("there are no files to predict with; name at least one")
         for session in self.sessions:
             metadata = session.metadata
             if metadata.task != "detection":
                 raise ExportError(
                     f"the file with the config '{metadata.config}' is for the task "
-                    f"'{metadata.task}'; export the whole detector, or call its session"
+                    f"'{metadata.task}', and no detector; export the whole detector, or load a "
+                    "classifier with OnnxClassifier or OpenVinoClassifier"
                 )
             if metadata.class_names != self.sessions[0].metadata.class_names:
                 raise ExportError(

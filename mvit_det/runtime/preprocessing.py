@@ -51,6 +51,11 @@ def check_array(image: Any) -> None:
         )
 
 
+def prepare_inputs(image: np.ndarray, metadata: Metadata) -> list[np.ndarray]:
+    """The inputs of an exported model for one image, (H, W, 3) uint8 RGB."""
+    return list(letterbox(image, metadata)) if metadata.resize == "fit" else [crop(image, metadata)]
+
+
 def fitted_size(height: int, width: int, metadata: Metadata) -> tuple[int, int]:
     """Height and width to which an image is resized.
 
@@ -90,3 +95,26 @@ def letterbox(image: np.ndarray, metadata: Metadata) -> tuple[np.ndarray, np.nda
     canvas = np.zeros((1, 3, *metadata.size), np.uint8)
     canvas[0, :, :height, :width] = pixels.transpose(2, 0, 1)
     return canvas, np.array([height, width], np.int64)
+
+
+def crop(image: np.ndarray, metadata: Metadata) -> np.ndarray:
+    """Resizes and crops an image as an evaluation of classifiers does.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        metadata: of a model whose images are resized by "crop" or "stretch".
+
+    Returns:
+        (1, 3, height, width) uint8 RGB.
+    """
+    height, width = metadata.size
+    resized: Any = Image.fromarray(image)
+    if metadata.resize == "stretch":
+        resized = resized.resize((width, height), Image.Resampling.BICUBIC)
+    else:
+        short_edge, shorter = metadata.short_edge, min(resized.size)
+        sides = (int(short_edge * side / shorter) for side in resized.size)
+        resized = resized.resize(tuple(sides), Image.Resampling.BICUBIC)
+        left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
+        resized = resized.crop((left, top, left + width, top + height))
+    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1)[None])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mvit_det.export import export, prepare_detector
+from mvit_det.export import export, prepare
 from tests.export.detectors import SIZE, make_detector
 
 
@@ -11,7 +11,7 @@ from tests.export.detectors import SIZE, make_detector
 def mask_rcnn(tmp_path_factory):
     """A Mask R-CNN, prepared for export."""
     folder = tmp_path_factory.mktemp("mask_rcnn")
-    return prepare_detector(*make_detector("mask_rcnn", folder), size=SIZE)
+    return prepare(*make_detector("mask_rcnn", folder), size=SIZE)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 
 from mvit_det.config import load_config, resolve_device
 from mvit_det.engine import evaluate_checkpoint, train
-from mvit_det.export import compare, export, prepare_detector
+from mvit_det.export import compare, export, prepare
 from mvit_det.export.evaluation import evaluate
 from mvit_det.export.exporting import save_openvino
 from mvit_det.export.quantization import groups_of, quantize
@@ -45,7 +45,7 @@ def test_metrics_of_a_trained_detector(shapes_root, tmp_path):
     expected = evaluate_checkpoint(config)
 
     path = tmp_path / "detector.xml"
-    export(prepare_detector(config, weights, size=(128, 128)), path, "openvino")
+    export(prepare(config, weights, size=(128, 128)), path, "openvino")
     found = evaluate(OpenVinoPredictor(path), config)
     assert expected["bbox"]["AP"] > 1
     for task in ("bbox", "segm"):

@@ -9,7 +9,7 @@ from detectron2.config import instantiate
 
 from mvit_det.config import load_config
 from mvit_det.errors import ExportError
-from mvit_det.export import compare, export, prepare_detector
+from mvit_det.export import compare, export, prepare
 from mvit_det.export.comparison import Differences, reference
 from mvit_det.export.nms import grouped_nms
 from mvit_det.export.torch_session import TorchSession
@@ -55,7 +55,7 @@ def test_openvino_and_torch_files_equal_pytorch(mask_rcnn, images, tmp_path):
     ],
 )
 def test_other_detectors_equal_pytorch(name, images, tmp_path):
-    detector = prepare_detector(*make_detector(name, tmp_path), size=SIZE)
+    detector = prepare(*make_detector(name, tmp_path), size=SIZE)
     export(detector, tmp_path / "detector.onnx", "onnx")
     assert_equal(compare(detector, OnnxSession(tmp_path / "detector.onnx"), images), images)
     assert detector.metadata.has_masks == ("mask" in name)
@@ -75,7 +75,7 @@ def test_the_reference_is_detectron2s_inference(mask_rcnn, images):
 
 
 def test_backbone_equals_pytorch(mask_rcnn, tmp_path):
-    detector = prepare_detector(*make_detector("mask_rcnn", tmp_path), size=SIZE, part="backbone")
+    detector = prepare(*make_detector("mask_rcnn", tmp_path), size=SIZE, part="backbone")
     export(detector, tmp_path / "backbone.onnx", "onnx")
     session = OnnxSession(tmp_path / "backbone.onnx")
     assert session.metadata.task == "features"
@@ -97,7 +97,7 @@ def test_metadata_say_where_a_file_comes_from(mask_rcnn, onnx_file, tmp_path):
     assert (metadata.score_threshold, metadata.nms_threshold) == (0.05, 0.5)
     assert (metadata.max_detections, metadata.has_masks) == (100, True)
     assert metadata.checkpoint == "mask_rcnn.pth"
-    detector = prepare_detector(config, weights, size=SIZE)
+    detector = prepare(config, weights, size=SIZE)
     assert detector.metadata.checkpoint_sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
@@ -151,7 +151,7 @@ def test_what_cannot_be_exported_is_named(name, override, options, named, tmp_pa
     weights = tmp_path / "weights.pth"
     torch.save({"model": instantiate(config.model).state_dict()}, weights)
     with pytest.raises(ExportError, match=named):
-        prepare_detector(config, weights, **{"size": SIZE, **options})
+        prepare(config, weights, **{"size": SIZE, **options})
 
 
 def test_bad_outputs_are_named(mask_rcnn, tmp_path):

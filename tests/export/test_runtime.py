@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from mvit_det.errors import ConfigError, ExportError, ImageError
-from mvit_det.export import export, prepare_detector
+from mvit_det.export import export, prepare
 from mvit_det.export.comparison import reference
 from mvit_det.runtime import Metadata, OnnxPredictor, OpenVinoPredictor, RuntimePredictor
 from mvit_det.runtime.masks import encode_mask, paste_masks
@@ -200,6 +200,6 @@ def test_importing_the_runtime_loads_no_pytorch():
 def test_a_file_for_each_orientation(tmp_path, images):
     config, weights = make_detector("faster_rcnn", tmp_path)
     for size in ((96, 128), (128, 96)):
-        export(prepare_detector(config, weights, size=size), tmp_path / f"{size[0]}.onnx", "onnx")
+        export(prepare(config, weights, size=size), tmp_path / f"{size[0]}.onnx", "onnx")
     predictor = OnnxPredictor([tmp_path / "96.onnx", tmp_path / "128.onnx"])
     assert all(len(prediction) for prediction in predictor(images))
