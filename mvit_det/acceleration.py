@@ -49,8 +49,11 @@ def accelerate(model: nn.Module) -> None:
 
 @functools.cache
 def keep_memory() -> bool:
-    """Has glibc keep memory that is freed, for this process; returns whether it is glibc."""
-    if platform.libc_ver()[0] != "glibc":
+    """Has glibc keep memory that is freed, for this process; returns whether it does.
+
+    It does not where the C library is another one, or its thresholds are set by the environment.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     mallopt: Any = ctypes.CDLL(None).mallopt
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))

@@ -6,8 +6,10 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.layers import ROIAlign
+from detectron2.utils.events import EventStorage
 
-from mvit_det.acceleration import ThreadedROIAlign, accelerate
+from mvit_det.acceleration import ThreadedROIAlign, accelerate, keep_memory
+from mvit_det.benchmarking.workload import random_images
 from tests.export.detectors import make_detector
 
 
@@ -66,3 +68,32 @@ def test_detectors_find_the_same(tmp_path, two_threads):
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
     assert torch.equal(found.scores, expected.scores)
     assert (found.pred_masks != expected.pred_masks).float().mean() < 1e-4
+
+
+def test_training_steps_are_the_same(tmp_path, two_threads):
+    config, weights = make_detector("mask_rcnn", tmp_path)
+    model = instantiate(config.model).train()
+    model.load_state_dict(torch.load(weights)["model"])
+    accelerated = copy.deepcopy(model)
+    accelerate(accelerated)
+    batch = random_images((96, 128), 2)
+    losses, gradients = [], []
+    for each in (model, accelerated):
+        torch.manual_seed(0)
+        with EventStorage():
+            outputs = each(batch)
+        sum(outputs.values()).backward()
+        losses.append(outputs)
+        gradients.append({name: p.grad for name, p in each.named_parameters()})
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-6)
+    assert losses[0]["loss_mask"] > 0
+    for name, expected in gradients[0].items():
+        difference = (gradients[1][name] - expected).norm()
+        assert difference <= 1e-4 * expected.norm() + 1e-7, name
+
+
+def test_thresholds_of_the_environment_win(monkeypatch):
+    keep_memory.cache_clear()
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+    assert not keep_memory()
+    keep_memory.cache_clear()

@@ -54,6 +54,7 @@ from mvit_det.benchmarking.case import BASELINES, TASKS
 from mvit_det.benchmarking.loading import compare_loaders
 from mvit_det.benchmarking.recipes import format_recipes, measure_recipes
 from mvit_det.benchmarking.runtimes import (
+    PARTS,
     RUNTIMES,
     RuntimeRow,
     compare_runtimes,
@@ -70,6 +71,7 @@ CASE_OPTIONS = (
     "task", "image_size", "batch", "dtype", "what", "detector", "checkpoint", "mask_padding",
     "against",
 )  # fmt: skip
+RUNTIME_OPTIONS = ("image_size", "detector")
 
 
 def parse_what(text: str) -> tuple[str, ...]:
@@ -119,8 +121,8 @@ def parse_arguments() -> argparse.Namespace:
     sets.add_argument("--sweep", action="store_true",
         help="grow the image as far as memory allows, and draw a plot")  # fmt: skip
     sets.add_argument("--runtime", type=parse_runtimes, nargs="?", const=RUNTIMES, metavar="NAMES",
-        help="inference on the CPU, of detector and backbone, in these runtimes, separated by "
-        f"commas; default: {','.join(RUNTIMES)}")  # fmt: skip
+        help="inference on the CPU, of detector and backbone (with --detector of the first only), "
+        f"in these runtimes, separated by commas; default: {','.join(RUNTIMES)}")  # fmt: skip
     sets.add_argument("--attention", action="store_true",
         help="compare the attention kernels on the shapes of a model's blocks")  # fmt: skip
     sets.add_argument("--recipes", nargs="+", type=Path, metavar="CONFIG",
@@ -157,8 +159,8 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.preset and chosen:
         option = chosen[0].replace("_", "-")
         parser.error(f"argument --{option}: not allowed with argument --preset")
-    if arguments.runtime and {*chosen} - {"image_size"}:
-        option = next(name for name in chosen if name != "image_size").replace("_", "-")
+    if arguments.runtime and (others := [name for name in chosen if name not in RUNTIME_OPTIONS]):
+        option = others[0].replace("_", "-")
         parser.error(f"argument --{option}: not allowed with argument --runtime")
     if arguments.runtime and arguments.device == "cuda":
         parser.error("argument --runtime: measures on the CPU only")
@@ -221,6 +223,7 @@ def measure_runtimes(arguments: argparse.Namespace) -> list[RuntimeRow]:
             arguments.size,
             tuple(image_size),
             arguments.output / "models",
+            parts=("detector",) if arguments.detector else PARTS,
             runtimes=arguments.runtime,
             repeats=arguments.repeats or 5,
             threads=arguments.threads,

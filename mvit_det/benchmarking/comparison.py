@@ -1,5 +1,6 @@
 """Measures both sides of a case, by turns, and returns rows of results."""
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..errors import MViTDetError
 from .case import DTYPES, SIDES, Case
 from .memory import DoesNotFitError, available_memory, measure_peak
+from .own_process import RemoteWorkload
 from .workload import Workload, build
 
 NAMES = {"forward": "forward", "train": "training step"}
@@ -187,7 +189,7 @@ def time_per_pixel(rows: Iterable[Row]) -> list[Row]:
     return found
 
 
-def check_parity(case: Case, workloads: Mapping[str, Workload]) -> float:
+def check_parity(case: Case, workloads: Mapping[str, Workload | RemoteWorkload]) -> float:
     """Relative error of the candidate's features, the largest of all stages.
 
     Raises:
@@ -292,9 +294,28 @@ def _measure_memory(case: Case, name: str, skipped: Skipped) -> Row:
 
 def _measure_time(case: Case, skipped: Skipped) -> list[Row]:
     sides = [side for side in SIDES if any((name, side) not in skipped for name in case.passes)]
-    workloads = {side: Workload(case, side) for side in sides}
+    with contextlib.ExitStack() as stack:
+        workloads: dict[str, Workload | RemoteWorkload] = {}
+        for side in sides:
+            if case.detector and case.device == "cpu":
+                remote = workloads[side] = RemoteWorkload(case, side)
+                stack.callback(remote.close)
+            else:
+                workloads[side] = Workload(case, side)
+        rows = _time_workloads(case, skipped, workloads)
+    del workloads
+    gc.collect()
+    if case.device == "cuda":
+        # For the processes that measure the memory of the next case.
+        torch.cuda.empty_cache()
+    return rows
+
+
+def _time_workloads(
+    case: Case, skipped: Skipped, workloads: Mapping[str, Workload | RemoteWorkload]
+) -> list[Row]:
     # Masked padding changes features by design.
-    comparable = len(sides) == len(SIDES) and not case.mask_padding
+    comparable = len(workloads) == len(SIDES) and not case.mask_padding
     error = check_parity(case, workloads) if comparable else None
     flops = count_flops(case)
     rows = []
@@ -308,15 +329,10 @@ def _measure_time(case: Case, skipped: Skipped) -> list[Row]:
         measure_rate = partial(_append_matmul_rate, rates, case)
         seconds = alternate(runs, case.repeats, case.warmup, measure_rate) if runs else {}
         for workload in workloads.values():
-            workload.model.zero_grad(set_to_none=True)
+            workload.release()
         rate = median(rates[case.warmup :]) if runs else None
         reasons = _reasons(name, skipped)
         rows.append(Row(NAMES[name], name, case, "s", seconds, reasons, flops, rate, error))
-    del workloads, runs
-    gc.collect()
-    if case.device == "cuda":
-        # For the processes that measure the memory of the next case.
-        torch.cuda.empty_cache()
     return rows
 
 

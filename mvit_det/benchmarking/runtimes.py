@@ -14,6 +14,7 @@ from detectron2.config import instantiate
 from torch import nn
 
 from ..config import load_config
+from ..errors import ConfigError
 from ..export import Exportable, export, prepare
 from ..export.exporting import save_openvino
 from ..export.quantization import quantize
@@ -21,6 +22,7 @@ from ..model_zoo import configs_folder
 from ..runtime import Metadata, OnnxPredictor, OpenVinoPredictor
 from ..runtime.preprocessing import letterbox
 from ..runtime.sessions import OnnxSession, OpenVinoSession, Session, import_extra
+from .case import DETECTOR_SIZES
 from .comparison import alternate
 from .report import format_seconds, format_table
 
@@ -68,7 +70,7 @@ def compare_runtimes(
     includes pasting their masks.
 
     Args:
-        size: of the model: "pico", "t", "s" or "b".
+        size: of the model, one of `DETECTOR_SIZES`.
         image_size: height and width in pixels.
         folder: for exported files, which later runs with the same versions use again.
         parts: some of `PARTS`.
@@ -78,7 +80,15 @@ def compare_runtimes(
 
     Yields:
         A row for each part and runtime.
+
+    Raises:
+        ConfigError: there is no Mask R-CNN of the size.
+        ExportError: the image size does not fit the model, or an extra is not installed.
     """
+    if size not in DETECTOR_SIZES:
+        raise ConfigError(
+            f"there is no Mask R-CNN of size {size}; there are {', '.join(DETECTOR_SIZES)}"
+        )
     image = np.random.default_rng(0).integers(0, 256, (*image_size, 3)).astype(np.uint8)
     for part in parts:
         files = folder / f"{part}-{size}-{image_size[0]}x{image_size[1]}"

@@ -15,6 +15,7 @@ from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from ..acceleration import accelerate
 from ..checkpoint.formats import to_timm
 from ..config import load_config
 from ..errors import ConfigError
@@ -41,12 +42,15 @@ class Workload:
     """One side of a case.
 
     A training step is forward and backward pass, which leave gradients in the parameters, without
-    optimizer: its cost is the same on both sides. fp16 runs without loss scaling.
+    optimizer: its cost is the same on both sides. fp16 runs without loss scaling. The candidate's
+    detector runs as in trainings and predictors of this package, which accelerate it on the CPU.
     """
 
     def __init__(self, case: Case, side: str) -> None:
         self.case = case
         self.model = build(case, side).to(case.device)
+        if case.detector and side == "candidate":
+            accelerate(self.model)
         if case.compile:
             # The rest of a detector depends on its data.
             self.model.get_submodule("backbone.bottom_up" if case.detector else "").compile()
@@ -75,6 +79,10 @@ class Workload:
                 self._forward()
         if self.case.device == "cuda":
             torch.cuda.synchronize()
+
+    def release(self) -> None:
+        """Frees the gradients."""
+        self.model.zero_grad(set_to_none=True)
 
     def features(self) -> dict[str, Tensor]:
         """Outputs of the backbone by name, or the logits of a classifier.

@@ -1,27 +1,23 @@
-"""Exports a trained detector to a file that runs without Detectron2."""
+"""Exports a trained detector or classifier to a file that runs without Detectron2."""
 
 import argparse
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from ..config import find_config
-from ..export import FORMATS, Differences, Exportable, compare, export, prepare_detector
-from ..export.evaluation import evaluate
+from ..export import FORMATS, PARTS, Exportable, compare, export, prepare
+from ..export.comparison import MAX_BOX, MAX_SCORE, MIN_MASK_IOU
+from ..export.evaluation import evaluate_file, evaluate_pytorch, format_metrics, open_session
 from ..export.exporting import save_openvino
 from ..export.quantization import GROUPS, groups_of, quantize
-from ..export.torch_session import TorchSession
 from ..prediction.files import IMAGE_EXTENSIONS, find_inputs
-from ..runtime import OnnxPredictor, OpenVinoPredictor
-from ..runtime.sessions import OnnxSession, OpenVinoSession, Session
 from .arguments import Parser
-
-# Differences that --check allows: pixels, scores and IoU.
-MAX_BOX, MAX_SCORE, MIN_MASK_IOU = 0.5, 1e-3, 0.99
-
 
 EXAMPLES = (
     "{prog} --config-file output/config.yaml --weights output/model_final.pth \\\n"
@@ -29,6 +25,7 @@ EXAMPLES = (
     "{prog} --config-file mask_rcnn_mvitv2_t --format onnx --size 800x1344 --output t.onnx",
     "{prog} --config-file … --weights … --format openvino --size 800x1344 \\\n"
     "      --output detector.xml --int8 photos --evaluate",
+    "{prog} --config-file mvitv2_t_in1k --format onnx --output classifier.onnx",
 )
 DETAILS = """\
 Files have a fixed size, into which images are fitted with their aspect ratio kept. Of several sizes
@@ -52,27 +49,27 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser = Parser(
         prog,
         arguments,
-        usage="--config-file CONFIG --format FORMAT --size HxW … --output PATH [options]",
-        summary="Writes a detector to a file that runs without Detectron2.",
+        usage="--config-file CONFIG --format FORMAT [--size HxW …] --output PATH [options]",
+        summary="Writes a detector or a classifier to a file that runs without Detectron2.",
         examples=EXAMPLES,
         details=DETAILS,
     )
     add, rare = parser.add_argument, parser.add_rare
     parser.add_config()
     add("--format", required=True, choices=FORMATS, help="format of the file")
-    add("--size", required=True, nargs="+", type=parse_size, metavar="HxW",
-        help="of the canvas in pixels; one file for each")  # fmt: skip
+    add("--size", nargs="+", default=[None], type=parse_size, metavar="HxW",
+        help="of the canvas in pixels, one file for each; classifiers have a default")  # fmt: skip
     add("--output", required=True, type=Path, metavar="PATH",
         help="the file to write: .onnx, .xml (openvino) or .pt2 (torch)")  # fmt: skip
-    rare("--part", choices=("detector", "backbone"), default="detector",
-        help="backbone: feature maps only; default: detector")  # fmt: skip
+    rare("--part", choices=PARTS, default="model",
+        help="backbone: a detector's feature maps only; default: model")  # fmt: skip
     rare("--score-threshold", type=float, metavar="SCORE",
         help="lowest score that the file can return, 0 to 1; default: the config's")  # fmt: skip
     rare("--opset", type=int, default=18, metavar="N", help="of ONNX, 18 or higher; default: 18")
     add("--check", nargs="+", metavar="PATH",
         help="images, folders or patterns: compare the file with PyTorch on them")  # fmt: skip
     add("--evaluate", action="store_true",
-        help="evaluate the files as the config says, and print their AP")  # fmt: skip
+        help="evaluate PyTorch and the files as the config says, and print a table")  # fmt: skip
     add("--int8", nargs="+", metavar="PATH",
         help="images, some hundred, with which to quantise an OpenVINO file")  # fmt: skip
     rare("--keep", nargs="+", default=[], choices=GROUPS, metavar="GROUP",
@@ -90,8 +87,6 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         parser.error("argument --evaluate: not with --part backbone, which finds nothing")
     if options.int8 and options.format != "openvino":
         parser.error("argument --int8: only with --format openvino")
-    if options.evaluate and options.format == "torch":
-        parser.error("argument --evaluate: only with --format onnx or openvino")
     if options.measure_groups and not (options.int8 and options.evaluate):
         parser.error("argument --measure-groups: needs --int8 and --evaluate")
     return options
@@ -109,30 +104,14 @@ def find_images(names: list[str] | None) -> list[Path]:
 
 def check(exportable: Exportable, path: Path, images: list[Path]) -> bool:
     """Prints how far a file is from PyTorch; returns whether that is within the limits."""
-    sessions: dict[str, Callable[[Path], Session]] = {".onnx": OnnxSession, ".xml": OpenVinoSession}
-    session = sessions.get(path.suffix, TorchSession)(path)
-    found: Differences = compare(exportable, session, images)
+    found = compare(exportable, open_session(path), images)
     print(f"'{path}' compared with PyTorch: {found.describe()}", flush=True)
-    return (
-        not found.missing + found.extra
-        and found.box <= MAX_BOX
-        and found.score <= MAX_SCORE
-        and found.mask_iou >= MIN_MASK_IOU
-    )
+    return found.are_within_limits
 
 
-def print_metrics(path: Path, name: str, options: argparse.Namespace) -> None:
-    """Evaluates a file and prints its AP."""
-    predictor_class = OnnxPredictor if path.suffix == ".onnx" else OpenVinoPredictor
-    config, _ = find_config(options.config_file, options.opts)
-    with tempfile.TemporaryDirectory() as folder:
-        config.train.output_dir = folder
-        metrics = evaluate(predictor_class(path), config)
-    values = ", ".join(f"{task} AP {each['AP']:.2f}" for task, each in metrics.items())
-    print(f"{name}: {values}", flush=True)
-
-
-def write_int8(path: Path, images: list[Path], options: argparse.Namespace) -> Path:
+def write_int8(
+    path: Path, images: list[Path], config: DictConfig, options: argparse.Namespace
+) -> Path:
     """Quantises a file, and shows the effect of each group of layers where that is asked for."""
 
     def write(keep: list[str], target: Path) -> None:
@@ -140,11 +119,14 @@ def write_int8(path: Path, images: list[Path], options: argparse.Namespace) -> P
         save_openvino(model, replace(metadata, precision="int8"), target)
 
     if options.measure_groups:
+        rows = []
         with tempfile.TemporaryDirectory() as folder:
-            groups = groups_of(path)
+            groups, model = groups_of(path), Path(folder, "model.xml")
             for group in groups:
-                write([each for each in groups if each != group], Path(folder, "model.xml"))
-                print_metrics(Path(folder, "model.xml"), f"int8 in {group} only", options)
+                write([each for each in groups if each != group], model)
+                ((_, metrics),) = evaluate_file(model, config)
+                rows.append((f"int8 in {group} only", metrics))
+        print(format_metrics(rows), flush=True)
     target = path.with_stem(f"{path.stem}-int8")
     write(options.keep, target)
     return target
@@ -153,9 +135,13 @@ def write_int8(path: Path, images: list[Path], options: argparse.Namespace) -> P
 def run(options: argparse.Namespace) -> int:
     """Writes the files and returns the exit code."""
     images, calibration = find_images(options.check), find_images(options.int8)
+    config, published = find_config(options.config_file, options.opts)
+    rows = []
+    if options.evaluate:
+        rows.append(("PyTorch", evaluate_pytorch(config, options.weights or published or "")))
     differs = False
     for size in options.size:
-        exportable = prepare_detector(
+        exportable = prepare(
             options.config_file,
             options.weights,
             size=size,
@@ -177,14 +163,16 @@ def run(options: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
         if options.evaluate:
-            print_metrics(path, f"'{path}'", options)
+            rows += evaluate_file(path, config)
         if options.int8:
-            quantized = write_int8(path, calibration, options)
+            quantized = write_int8(path, calibration, config, options)
             print_written(quantized)
             if images:
                 check(exportable, quantized, images)
             if options.evaluate:
-                print_metrics(quantized, f"'{quantized}'", options)
+                rows += evaluate_file(quantized, config)
+    if rows:
+        print(format_metrics(rows), flush=True)
     return int(differs)
 
 

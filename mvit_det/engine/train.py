@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
+from ..acceleration import accelerate
 from ..checkpoint import Checkpointer
 from ..checkpoint.state import from_main_process
 from ..config.loading import build_model, prepare_output_dir
@@ -119,6 +120,8 @@ def _build_model(config: DictConfig, seed: int) -> nn.Module:
     model = build_model(config)
     logger.info("Model:\n%s", model)
     settings = config.train
+    if torch.device(settings.device).type == "cpu":
+        accelerate(model)
     return parallelize(model, settings.strategy, settings.device, settings.ddp)
 
 

@@ -1,20 +1,86 @@
 """Metrics of an exported file, with the evaluator of its config."""
 
+import copy
 import itertools
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 from omegaconf import DictConfig
+from tabulate import tabulate
 
 from ..data import load_records
+from ..engine import evaluate_checkpoint
 from ..runtime import RuntimeClassifier, RuntimePrediction, RuntimePredictor
+from ..runtime.sessions import OPENVINO_PRECISIONS, OnnxSession, OpenVinoSession, Session
+from .torch_session import TorchSession
+
+# By task ("bbox", "segm", "classification") and name ("AP", "top1", …), in percent.
+Metrics = dict[str, dict[str, float]]
+
+TITLES = {("bbox", "AP"): "box AP", ("segm", "AP"): "mask AP", ("classification", "top1"): "top-1"}
+
+
+def open_session(path: Path, **options: Any) -> Session:
+    """Loads an exported file of any format; options are those of `OpenVinoSession`.
+
+    Raises:
+        ExportError: the file cannot be loaded, or an extra is not installed.
+    """
+    if path.suffix == ".xml":
+        return OpenVinoSession(path, **options)
+    return OnnxSession(path) if path.suffix == ".onnx" else TorchSession(path)
+
+
+def evaluate_pytorch(config: DictConfig, weights: str | Path) -> Metrics:
+    """Evaluates weights in PyTorch as the config says, on the CPU and without writing results."""
+    with _without_output(config) as config:
+        config.train.device = "cpu"
+        config.train.init_checkpoint = str(weights)
+        metrics: Metrics = evaluate_checkpoint(config)
+    return metrics
+
+
+def evaluate_file(path: Path, config: DictConfig) -> Iterator[tuple[str, Metrics]]:
+    """Evaluates an exported file, one of OpenVINO in fp32 in both its precisions.
+
+    Yields:
+        A name of the runtime and precision, and the metrics.
+    """
+    session = open_session(path)
+    precisions = ["fp32"]
+    if path.suffix == ".xml" and session.metadata.precision == "fp32":
+        precisions = list(OPENVINO_PRECISIONS)
+    for precision in precisions:
+        if precision != "fp32":
+            session = open_session(path, precision=precision)
+        is_classifier = session.metadata.task == "classification"
+        predictor = RuntimeClassifier(session) if is_classifier else RuntimePredictor([session])
+        runtime = {".xml": "OpenVINO", ".onnx": "ONNX Runtime", ".pt2": "torch.export"}[path.suffix]
+        kind = precision if session.metadata.precision == "fp32" else session.metadata.precision
+        with _without_output(config) as copied:
+            yield f"{runtime} {kind}", evaluate(predictor, copied)
+
+
+def format_metrics(rows: Iterable[tuple[str, Metrics]]) -> str:
+    """A Markdown table with the main metric of each task."""
+    rows = list(rows)
+    titles = {key: title for key, title in TITLES.items() if key[0] in rows[0][1]}
+    lines = [
+        [name, *(f"{metrics[task][metric]:.2f}" for task, metric in titles)]
+        for name, metrics in rows
+    ]
+    return tabulate(lines, ["of", *titles.values()], "github", disable_numparse=True)
 
 
 def evaluate(
     predictor: RuntimePredictor | RuntimeClassifier, config: DictConfig, limit: int | None = None
-) -> dict[str, dict[str, float]]:
+) -> Metrics:
     """Evaluates as an evaluation of the config does.
 
     Args:
@@ -23,7 +89,7 @@ def evaluate(
         limit: number of images, from the first; None takes all.
 
     Returns:
-        Metrics by task ("bbox", "segm", "classification") and name ("AP", "top1", …), in percent.
+        The metrics of all tasks.
     """
     dataset = config.dataloader.test.dataset
     is_classifier = isinstance(predictor, RuntimeClassifier)
@@ -38,8 +104,18 @@ def evaluate(
         else:
             output = {"instances": _instances(predictor(record["file_name"]))}
         evaluator.process([record], [output])
-    metrics: dict[str, dict[str, float]] = evaluator.evaluate()
+    metrics: Metrics = evaluator.evaluate()
     return metrics
+
+
+@contextmanager
+def _without_output(config: DictConfig) -> Iterator[DictConfig]:
+    """A copy of a config whose results go to a temporary folder."""
+    config = copy.deepcopy(config)
+    config.train.visualized_images = 0
+    with tempfile.TemporaryDirectory() as folder:
+        config.train.output_dir = folder
+        yield config
 
 
 def _instances(prediction: RuntimePrediction) -> Instances:

@@ -24,15 +24,18 @@ class NormalizedGraph(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, backbone: nn.Module, pixel_mean: Tensor, pixel_std: Tensor) -> None:
+    def __init__(self, pixel_mean: Tensor, pixel_std: Tensor) -> None:
         super().__init__()
-        self.backbone = backbone
         self.register_buffer("pixel_mean", pixel_mean.detach().clone())
         self.register_buffer("pixel_std", pixel_std.detach().clone())
 
 
 class FeatureGraph(NormalizedGraph):
     """A backbone."""
+
+    def __init__(self, backbone: nn.Module, pixel_mean: Tensor, pixel_std: Tensor) -> None:
+        super().__init__(pixel_mean, pixel_std)
+        self.backbone = backbone
 
     def forward(self, image: Tensor, image_size: Tensor) -> dict[str, Tensor]:
         """Computes feature maps.
@@ -55,13 +58,17 @@ class FeatureGraph(NormalizedGraph):
 class ClassifierGraph(NormalizedGraph):
     """A classifier."""
 
+    def __init__(self, classifier: nn.Module, pixel_mean: Tensor, pixel_std: Tensor) -> None:
+        super().__init__(pixel_mean, pixel_std)
+        self.classifier = classifier
+
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Computes `scores`, (N, classes) that sum to 1.
 
         Args:
             image: (N, 3, S, S) uint8.
         """
-        logits = self.backbone((image.float() - self.pixel_mean) / self.pixel_std)
+        logits = self.classifier((image.float() - self.pixel_mean) / self.pixel_std)
         return {"scores": logits.float().softmax(dim=1)}
 
 

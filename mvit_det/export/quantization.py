@@ -14,10 +14,10 @@ from ..runtime.sessions import check_file, import_extra
 
 # Names of nodes, which are named after modules, by group of layers.
 GROUPS = {
-    "patch_embed": r"backbone.*patch_embed/.*",
-    "attention": r"backbone.*blocks\.\d+\.attn.*",
-    "mlp": r"backbone.*blocks\.\d+(\.mlp.*|/.*|\.proj/.*)",
-    "classifier_head": r"backbone\.head.*",
+    "patch_embed": r"(backbone|classifier).*patch_embed/.*",
+    "attention": r"(backbone|classifier).*blocks\.\d+\.attn.*",
+    "mlp": r"(backbone|classifier).*blocks\.\d+(\.mlp.*|/.*|\.proj/.*)",
+    "classifier_head": r"classifier\.head.*",
     "fpn": r"backbone\.(fpn_|top_block).*|backbone/.*",
     "rpn": r"rpn.*",
     "box_head": r"heads\.box_head.*",

@@ -5,16 +5,13 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from detectron2.config import instantiate
 
-from mvit_det.config import load_config
-from mvit_det.errors import ExportError
 from mvit_det.export import compare, export, prepare
 from mvit_det.export.comparison import Differences, reference
 from mvit_det.export.nms import grouped_nms
 from mvit_det.export.torch_session import TorchSession
 from mvit_det.runtime.sessions import OnnxSession, OpenVinoSession
-from tests.export.detectors import CONFIGS, SIZE, make_detector
+from tests.export.detectors import SIZE, make_detector
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -127,37 +124,3 @@ def test_differences_are_found(mask_rcnn, images):
     assert found.box >= 0.5
     assert found.score >= 0.01
     assert found.mask_iou < 0.99
-
-
-@pytest.mark.parametrize(
-    ("name", "override", "options", "named"),
-    [
-        ("mask_rcnn", "", {"size": (100, 128)}, "100x128"),
-        ("mask_rcnn", "+model.backbone.square_pad=128", {"size": (96, 128)}, "128x128"),
-        ("mask_rcnn", "model.backbone.bottom_up.mask_padding=true", {}, "mask_padding"),
-        ("panoptic_fpn", "", {}, "PanopticFPN"),
-        (
-            "mask_rcnn",
-            "dataloader.test.mapper.augmentations="
-            "[{_target_: detectron2.data.transforms.RandomFlip}]",
-            {},
-            "RandomFlip",
-        ),
-    ],
-    ids=["size", "square", "mask_padding", "panoptic", "augmentation"],
-)
-def test_what_cannot_be_exported_is_named(name, override, options, named, tmp_path):
-    config = load_config(CONFIGS / f"{name}_mvitv2_pico.py", [override] if override else [])
-    weights = tmp_path / "weights.pth"
-    torch.save({"model": instantiate(config.model).state_dict()}, weights)
-    with pytest.raises(ExportError, match=named):
-        prepare(config, weights, **{"size": SIZE, **options})
-
-
-def test_bad_outputs_are_named(mask_rcnn, tmp_path):
-    with pytest.raises(ExportError, match="opset is 9"):
-        export(mask_rcnn, tmp_path / "detector.onnx", "onnx", opset=9)
-    with pytest.raises(ExportError, match=r"\.onnx"):
-        export(mask_rcnn, tmp_path / "detector.xml", "onnx")
-    with pytest.raises(ExportError, match="tflite"):
-        export(mask_rcnn, tmp_path / "detector.tflite", "tflite")

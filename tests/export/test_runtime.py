@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -203,3 +204,29 @@ def test_a_file_for_each_orientation(tmp_path, images):
         export(prepare(config, weights, size=size), tmp_path / f"{size[0]}.onnx", "onnx")
     predictor = OnnxPredictor([tmp_path / "96.onnx", tmp_path / "128.onnx"])
     assert all(len(prediction) for prediction in predictor(images))
+
+
+def test_the_example_finds_what_the_predictor_finds(onnx_file, images, tmp_path):
+    """It rounds masks in another way, and prints only confident instances."""
+    Image.fromarray(images[4]).save(tmp_path / "photo.png")
+    result = subprocess.run(
+        [sys.executable, ROOT / "docs" / "examples" / "detect_onnx.py", onnx_file, "photo.png"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    expected = OnnxPredictor(onnx_file, score_threshold=0.5)(images[4])
+    lines = result.stdout.splitlines()
+    assert len(lines) == len(expected) > 0
+    for line, box, score, label, mask in zip(
+        lines, expected.boxes, expected.scores, expected.classes, expected.masks, strict=True
+    ):
+        found = re.fullmatch(r"(\w+) ([\d.]+): (.+), (\d+) pixels", line)
+        name, found_score, corners, pixels = found.groups()
+        assert name == expected.class_names[label]
+        assert float(found_score) == pytest.approx(score, abs=0.01)
+        np.testing.assert_allclose([float(x) for x in corners.split()], box, atol=0.1)
+        assert int(pixels) == pytest.approx(mask.sum(), abs=0.1 * mask.size**0.5 + 200)

@@ -88,6 +88,19 @@ def test_a_whole_run(run_tool, tmp_path, capsys):
             assert is_line > 50
 
 
+def test_a_run_of_runtimes(run_tool, tmp_path, capsys):
+    run_tool(
+        *("--runtime", "pytorch,pytorch bf16", "--detector", "--size", "pico"),
+        *("--image-size", 64, 96, "--repeats", 2, "--threads", 1, "--output", tmp_path),
+    )
+    table = capsys.readouterr().out
+    assert "| detector | pytorch bf16 |" in table
+    content = json.loads((tmp_path / "runtimes.json").read_text())
+    rows = [(row["part"], row["runtime"], len(row["latencies"])) for row in content["rows"]]
+    assert rows == [("detector", "pytorch", 2), ("detector", "pytorch bf16", 2)]
+    assert (tmp_path / "runtimes.md").read_text().strip() in table
+
+
 def test_an_error_is_one_sentence_without_a_traceback(run_tool):
     with pytest.raises(SystemExit, match="^error: dtype fp16 needs CUDA"):
         run_tool("--dtype", "fp16")
@@ -99,6 +112,8 @@ def test_an_error_is_one_sentence_without_a_traceback(run_tool):
         (["--preset", "full", "--batch", "2"], "--batch: not allowed with argument --preset"),
         (["--what", "speed"], "'speed' is none of forward, train, memory"),
         (["--checkpoint", "scale9"], "'scale9' is none of scale2, scale3, scale4, scale5, all"),
+        (["--runtime", "tensorrt"], "'tensorrt' is none of pytorch, "),
+        (["--runtime", "--batch", "2"], "--batch: not allowed with argument --runtime"),
         (["--repeats", "0"], "--repeats: must be positive, not 0"),
     ],
 )

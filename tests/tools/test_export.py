@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mvit_det.cli import export
+from mvit_det.export import comparison
 from tests.export.detectors import CONFIGS, make_detector
 
 main = runpy.run_path(str(CONFIGS.parents[1] / "tools" / "export.py"))["main"]
@@ -22,7 +22,7 @@ def run(*arguments):
         (["--format", "onnx", "--size", "800"], "HEIGHTxWIDTH"),
         (["--format", "tflite", "--size", "64x64"], "tflite"),
         (["--format", "onnx", "--size", "64x64", "--int8", "photos"], "--int8"),
-        (["--format", "torch", "--size", "64x64", "--evaluate"], "--evaluate"),
+        (["--format", "onnx", "--size", "64x64", "--part", "backbone", "--evaluate"], "--evaluate"),
     ],
 )
 def test_bad_arguments_are_named(arguments, named, capsys):
@@ -52,7 +52,7 @@ def test_differences_beyond_the_limits_are_found(tmp_path, capsys, monkeypatch):
     images = tmp_path / "images"
     images.mkdir()
     Image.fromarray(torch.randint(0, 256, (64, 64, 3)).byte().numpy()).save(images / "1.png")
-    monkeypatch.setattr(export, "MAX_SCORE", -1.0)
+    monkeypatch.setattr(comparison, "MAX_SCORE", -1.0)
     arguments = ["--config-file", CONFIGS / "faster_rcnn_mvitv2_pico.py", "--weights", weights]
     arguments += ["--format", "onnx", "--size", "64x64", "--output", tmp_path / "d.onnx"]
     assert run(*arguments, "--check", images) == 1
