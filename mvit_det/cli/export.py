@@ -22,7 +22,6 @@ from .arguments import Parser
 EXAMPLES = (
     "{prog} --config-file output/config.yaml --weights output/model_final.pth \\\n"
     "      --format openvino --size 800x1344 --output detector.xml --check photos",
-    "{prog} --config-file mask_rcnn_mvitv2_t --format onnx --size 800x1344 --output t.onnx",
     "{prog} --config-file … --weights … --format openvino --size 800x1344 \\\n"
     "      --output detector.xml --int8 photos --evaluate",
     "{prog} --config-file mvitv2_t_in1k --format onnx --output classifier.onnx",

@@ -133,8 +133,8 @@ def import_extra(module: str, extra: str) -> Any:
         if (error.name or "").partition(".")[0] != module.partition(".")[0]:
             raise
         raise ExportError(
-            f"{module} is not installed; run 'pip install {module}', or for all of its kind "
-            f"'pip install mvit_det[{extra}]'"
+            f"{module} is not installed; run 'pip install {module}', or install all of the extra "
+            f"mvit_det[{extra}]"
         ) from error
 
 

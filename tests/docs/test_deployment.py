@@ -7,7 +7,7 @@ from detectron2.config import LazyConfig
 from PIL import Image
 
 from mvit_det.data.shapes import generate_shapes
-from tests.export.detectors import make_detector
+from tests.export.detectors import make_classifier, make_detector
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,13 +20,19 @@ def test_deployment(run_page, tmp_path, capsys):
     config, weights = make_detector("mask_rcnn", demo)
     weights.rename(demo / "model_final.pth")
     LazyConfig.save(config, str(demo / "config.yaml"))
+    classifier = tmp_path / "output" / "classifier"
+    config, weights = make_classifier(classifier)
+    weights.rename(classifier / "model_final.pth")
+    LazyConfig.save(config, str(classifier / "config.yaml"))
     for split, count in (("train", 4), ("val", 3)):
         generate_shapes(tmp_path / "datasets" / "shapes" / split, count, 128, seed=0)
 
-    _, exported, quantized, found, found_int8 = run_page("deployment.md", tmp_path)
+    _, exported, quantized, found, found_int8, classified = run_page("deployment.md", tmp_path)
 
     assert "0 missing, 0 extra" in exported
     assert "detector-int8.xml" in quantized
+    assert "3 images: 0 with another class" in classified
+    assert classified.splitlines()[-1].count("%") == 5
     for printed, folder in ((found, "found"), (found_int8, "found_int8")):
         assert "instances in" in printed
         assert Image.open(tmp_path / folder / "000001.png").size == (128, 128)

@@ -1,4 +1,4 @@
-"""Small detectors, of random weights, that find something everywhere."""
+"""Small models of random weights: detectors that find something everywhere, a classifier."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from mvit_det.config import load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "shapes"
 SIZE = (96, 128)
+CLASSES = ["cone", "cube", "disc", "rod", "star"]
 
 
 def make_detector(name, folder):
@@ -27,3 +28,14 @@ def make_detector(name, folder):
                 parameter.mul_(300)
     Checkpointer(model, folder, class_names=["ash", "elm", "fir", "oak", "yew"]).save(name)
     return config, folder / f"{name}.pth"
+
+
+def make_classifier(folder):
+    """Config of a quick start, and weights whose scores vary."""
+    overrides = ["dataloader.test.mapper.crop_ratio=0.8"]
+    config = load_config(CONFIGS / "classifier_mvitv2_pico.py", overrides)
+    torch.manual_seed(0)
+    model = instantiate(config.model)
+    model.classifier.head.weight.data.mul_(30)
+    Checkpointer(model, folder, class_names=CLASSES).save("classifier")
+    return config, folder / "classifier.pth"

@@ -1,4 +1,4 @@
-"""What cannot be exported or run raises an error that names it."""
+"""Errors name the heads, sizes, options and libraries with which nothing can be exported or run."""
 
 import sys
 from dataclasses import replace

@@ -2,12 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from detectron2.config import instantiate
 from PIL import Image
 
 from mvit_det import Classifier
-from mvit_det.checkpoint import Checkpointer
 from mvit_det.config import load_config
 from mvit_det.errors import ConfigError, ExportError
 from mvit_det.export import compare, export, prepare
@@ -26,23 +24,10 @@ from mvit_det.runtime import (
 from mvit_det.runtime.__main__ import main as runtime_main
 from mvit_det.runtime.preprocessing import crop
 from mvit_det.runtime.sessions import OnnxSession
-from tests.export.detectors import CONFIGS
+from tests.export.detectors import CLASSES, CONFIGS, make_classifier
 
 for library in ("onnxscript", "onnxruntime", "openvino"):
     pytest.importorskip(library)
-
-NAMES = ["cone", "cube", "disc", "rod", "star"]
-
-
-def make_classifier(folder, *overrides):
-    """Config of the quick start, and weights whose scores vary."""
-    overrides = ["dataloader.test.mapper.crop_ratio=0.8", *overrides]
-    config = load_config(CONFIGS / "classifier_mvitv2_pico.py", overrides)
-    torch.manual_seed(0)
-    model = instantiate(config.model)
-    model.classifier.head.weight.data.mul_(30)
-    Checkpointer(model, folder, class_names=NAMES).save("classifier")
-    return config, folder / "classifier.pth"
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +75,7 @@ def test_the_batch_is_open(files):
     session = OnnxSession(files / "c.onnx")
     batch = np.random.default_rng(0).integers(0, 256, (5, 3, 64, 64)).astype(np.uint8)
     found = session.run(batch)["scores"]
-    assert found.shape == (5, len(NAMES))
+    assert found.shape == (5, len(CLASSES))
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(session.run(batch[3:4])["scores"][0], found[3], atol=1e-6)
 
@@ -112,7 +97,7 @@ def test_cropping_is_that_of_the_evaluation(classifier, override, size):
 def test_metadata_and_other_sizes(classifier):
     metadata = prepare(*classifier).metadata
     assert (metadata.task, metadata.size, metadata.resize) == ("classification", (64, 64), "crop")
-    assert (metadata.short_edge, metadata.class_names) == (80, tuple(NAMES))
+    assert (metadata.short_edge, metadata.class_names) == (80, tuple(CLASSES))
     assert Metadata.from_json(metadata.to_json(), "") == metadata
     larger = prepare(*classifier, size=(96, 96)).metadata
     assert (larger.size, larger.short_edge) == ((96, 96), 120)
