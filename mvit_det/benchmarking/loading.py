@@ -22,7 +22,7 @@ from .comparison import Row, alternate
 # The default of `RandAugment` in timm's notation, but strengths are clipped at 9: at full strength
 # timm's posterizing raises an error.
 RAND_AUGMENT = "rand-m9-n6-mstd0.5-mmax9-inc1"
-NUM_CLASSES = 2  # at least; the classifier that would use them is left out
+NUM_CLASSES = 2  # no classifier uses them
 
 
 class _NoClassifier(nn.Module):
