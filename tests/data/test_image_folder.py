@@ -11,7 +11,7 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision import transforms
 
-from mvit_det.data.classification_mapper import ClassificationMapper
+from mvit_det.data.classification_mapper import ClassificationMapper, draw_crop
 from mvit_det.data.image_folder import (
     IMAGENET_SPLITS,
     ImageFolder,
@@ -158,11 +158,38 @@ def test_training_crops_depend_on_the_seed_alone():
     results = []
     for seed in (1, 1, 2):
         random.seed(seed)
-        torch.manual_seed(seed)
         results.append(np.asarray(mapper.transform(image)))
     assert results[0].shape == (32, 32, 3)
     assert np.array_equal(results[0], results[1])
     assert not np.array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("size", [(200, 300), (300, 200), (40, 400)])
+def test_training_crops_are_drawn_as_torchvision_does(size):
+    scale, ratio = (0.08, 1.0), (3 / 4, 4 / 3)
+    random.seed(0)
+    torch.manual_seed(0)
+    image = torch.empty(3, *size[::-1])
+    ours = np.array([draw_crop(*size, scale, ratio) for _ in range(2000)], float)
+    theirs = np.array(
+        [transforms.RandomResizedCrop.get_params(image, scale, ratio) for _ in range(2000)], float
+    )[:, [1, 0, 3, 2]]
+    for column, side in zip(range(4), (*size, *size)):
+        for share in (0.1, 0.5, 0.9):
+            found, expected = (np.quantile(draws[:, column], share) for draws in (ours, theirs))
+            assert found == pytest.approx(expected, abs=0.05 * side)
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, :2] + ours[:, 2:] <= size).all()
+
+
+@pytest.mark.parametrize("size", [(400, 4), (4, 400), (1, 1)])
+def test_crops_of_very_narrow_images_are_torchvisions(size):
+    """Nothing is drawn where no part of the least area has an aspect ratio in the range."""
+    image = torch.empty(3, *size[::-1])
+    top, left, height, width = transforms.RandomResizedCrop.get_params(
+        image, (0.9, 1.0), (3 / 4, 4 / 3)
+    )
+    assert draw_crop(*size, (0.9, 1.0), (3 / 4, 4 / 3)) == (left, top, width, height)
 
 
 def test_flips_are_as_frequent_as_specified():
@@ -172,7 +199,7 @@ def test_flips_are_as_frequent_as_specified():
     mapper = ClassificationMapper(
         is_train=True, image_size=8, scale=(1, 1), ratio=(1, 1), flip=0.25
     )
-    torch.manual_seed(0)
+    random.seed(0)
     flipped = sum(np.asarray(mapper.transform(image))[0, 0, 0] == 255 for _ in range(400))
     assert flipped == pytest.approx(100, abs=25)
 
