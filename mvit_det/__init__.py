@@ -31,7 +31,13 @@ if TYPE_CHECKING:
         video_mvitv2_l,
         video_mvitv2_s,
     )
-    from .prediction import Classifier, Predictor, VideoClassifier
+    from .prediction import (
+        Classifier,
+        Predictor,
+        VideoClassifier,
+        from_pretrained,
+        save_pretrained,
+    )
 
 __version__ = "0.1.0"
 
@@ -47,11 +53,13 @@ __all__ = [
     "build_mvitv2_backbone",
     "build_mvitv2_fpn_backbone",
     "build_retinanet_mvitv2_fpn_backbone",
+    "from_pretrained",
     "mvitv2_b",
     "mvitv2_h",
     "mvitv2_l",
     "mvitv2_s",
     "mvitv2_t",
+    "save_pretrained",
     "video_mvitv1_b",
     "video_mvitv2_b",
     "video_mvitv2_l",
@@ -67,6 +75,8 @@ _MODULES = {
     "build_mvitv2_backbone": "backbone",
     "build_mvitv2_fpn_backbone": "backbone",
     "build_retinanet_mvitv2_fpn_backbone": "backbone",
+    "from_pretrained": "prediction",
+    "save_pretrained": "prediction",
 }
 _INSTALL = {
     "detectron2": "Detectron2, which is not installed; run 'mvit-det install-detectron2'",

@@ -1,4 +1,4 @@
-"""Validates a dataset in COCO's format and prints its statistics."""
+"""Validates a dataset and prints its statistics."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data.coco import read_coco
+from ..data.coco import CocoDataset, read_coco
+from ..data.formats import Dataset, Split, read_dataset
 from ..data.statistics import count
 from ..data.validation import find_issues
 from ..errors import DatasetError
@@ -14,9 +15,9 @@ from ..visualization import contact_grid
 from .arguments import Parser
 
 EXAMPLES = (
-    "{prog} annotations.json --images images/",
-    "{prog} annotations.json --images images/ --output output/inspection",
-    "{prog} train.json --images train/ --output grid --grid-images 20",
+    "{prog} parts/",
+    "{prog} parts/data.yaml --output output/inspection",
+    "{prog} annotations.json --images images/ --grid-images 20 --output grid",
 )
 DETAILS = """\
 Issues come first: an error prevents training; a warning says how training treats the objects. Then
@@ -30,14 +31,16 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser = Parser(
         prog,
         arguments,
-        usage="JSON --images DIR [options]",
-        summary="Finds mistakes in a dataset in COCO's format, and prints its statistics.",
+        usage="PATH [options]",
+        summary="Finds mistakes in a dataset, and prints its statistics.",
         examples=EXAMPLES,
         details=DETAILS,
     )
     add = parser.add_argument
-    add("json", type=Path, metavar="JSON", help="annotations in COCO's format")
-    add("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
+    add("path", type=Path, metavar="PATH",
+        help="folder in COCO's, YOLO's, Pascal VOC's or LabelMe's format, data.yaml or COCO's JSON "
+        "file")  # fmt: skip
+    add("--images", type=Path, metavar="DIR", help="folder of the images of a JSON file")
     add("--output", type=Path, metavar="DIR", help="folder for contact_grid.png")
     add("--grid-images", type=int, default=12, metavar="N", help="on the grid; default: 12")
     options = parser.parse_args(arguments)
@@ -47,21 +50,46 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
-    """Prints issues and statistics, writes the grid, and returns the exit code."""
+    """Prints issues and statistics of each split, and returns the exit code."""
     options = parse_arguments(arguments, prog)
-    if not options.images.is_dir():
-        raise DatasetError(f"there is no folder of images '{options.images}'; check --images")
-    dataset = read_coco(options.json)
-    issues = find_issues(dataset, options.images)
+    if options.images is not None:
+        return _report(read_coco(options.path), _folder(options.images), options, "contact_grid")
+    dataset = read_dataset(options.path)
+    print(f"{dataset.kind}: {', '.join(dataset.splits)}")
+    for note in dataset.notes:
+        print(note)
+    code = 0
+    for name, split in dataset.splits.items():
+        print(f"\n== {name}: {split.folder}")
+        grid = "contact_grid" if len(dataset.splits) == 1 else f"contact_grid_{name}"
+        code |= _report(_normalized(dataset, split), split.folder, options, grid)
+    return code
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise DatasetError(f"there is no folder of images '{path}'; check --images")
+    return path
+
+
+def _normalized(dataset: Dataset, split: Split) -> CocoDataset:
+    if split.file:
+        return read_coco(split.file)
+    return CocoDataset.from_dict(split.content, f"the {dataset.kind} dataset")
+
+
+def _report(dataset: CocoDataset, folder: Path, options: argparse.Namespace, grid: str) -> int:
+    """Prints what is wrong with a split and what is in it, and draws some of its images."""
+    issues = find_issues(dataset, folder)
     print("\n".join(map(str, issues)) or "no issues")
     print(f"\n{count(dataset)}")
     if any(issue.severity == "error" for issue in issues):
         return 1
     if options.output is not None:
-        records = dataset.records(options.images)
-        grid = contact_grid(records, dataset.class_names, options.grid_images)
+        records = dataset.records(folder)
+        drawn = contact_grid(records, dataset.class_names, options.grid_images)
         options.output.mkdir(parents=True, exist_ok=True)
-        path = options.output / "contact_grid.png"
-        Image.fromarray(grid).save(path)
+        path = options.output / f"{grid}.png"
+        Image.fromarray(drawn).save(path)
         print(f"\nWrote {path}")
     return 0

@@ -23,6 +23,7 @@ COMMANDS = {
     "classify": "list the most probable classes of images",
     "classify-video": "list the most probable classes of videos over time",
     "check-data": "find mistakes in a dataset, and count its images and objects",
+    "convert-data": "convert a dataset from YOLO, Pascal VOC or LabelMe to COCO's format",
     "export": "write a file for ONNX Runtime, OpenVINO or torch.export",
     "convert-weights": "convert weights between mvit_det, Detectron2, timm and others",
     "models": "list published models and configs",

@@ -65,6 +65,7 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     rare("--merge", choices=MERGE_METHODS,
         help="how detections of several sizes or tiles are merged; default: nms")  # fmt: skip
     rare("--soft-nms", choices=SOFT_METHODS, help="soft-NMS instead of NMS in the model")
+    add("--csv", action="store_true", help="also write predictions.csv, beside predictions.json")
     parser.add_trust()
     options = parser.parse_args(arguments)
     if options.webcam:
@@ -97,7 +98,8 @@ def run(options: argparse.Namespace) -> int:
         trust_checkpoint=options.trust_checkpoint,
     )
     reports = []
-    for report in predict_files(predictor, jobs, results_path(options.output, jobs)):
+    results = results_path(options.output, jobs)
+    for report in predict_files(predictor, jobs, results, write_csv=options.csv):
         reports.append(report)
         if report.problem:
             status = "incomplete" if report.images else "skipped"

@@ -21,22 +21,23 @@ from ..config import (
     use_custom_dataset,
 )
 from ..config.custom_dataset import PATHS
+from ..config.dataset_folder import set_dataset
 from ..config.image_folders import FOLDERS, use_image_folders
 from ..engine import evaluate_checkpoint, launch, train
 from ..errors import ConfigError
 from .arguments import Parser
 
 EXAMPLES = (
-    "{prog} --config-file mask_rcnn_mvitv2_t --train-json train.json --train-images train/ \\\n"
-    "      --val-json val.json --val-images val/ --epochs 12 train.output_dir=output/parts",
+    "{prog} --data parts/ --epochs 12 train.output_dir=output/parts",
     "{prog} --config-file mask_rcnn_mvitv2_t --num-gpus 8 --batch-size 16 optimizer.lr=1e-4",
     "{prog} --config-file shapes/mask_rcnn_mvitv2_pico --device cpu --resume",
 )
 EVALUATION_EXAMPLES = (
     "{prog} --config-file mask_rcnn_mvitv2_t",
     "{prog} --config-file output/config.yaml --weights output/model_final.pth",
-    "{prog} --config-file output/config.yaml --val-json val.json --val-images val/ --device cpu",
+    "{prog} --config-file output/config.yaml --data others/ --device cpu",
 )
+DEFAULT_CONFIG = "mask_rcnn_mvitv2_t"
 DETAILS = """\
 Flags and overrides can be mixed. With torchrun:
   torchrun --standalone --nproc-per-node=8 -m mvit_det.cli train --config-file …
@@ -85,6 +86,8 @@ def parse_arguments(
     parser.add_rare("--debug", action="store_true", help="show the traceback of an error")
     # Without 'intermixed', overrides would have to be one block.
     parsed = parser.parse_intermixed_args(arguments)
+    if parsed.data and not parsed.config_file and not evaluate_only:
+        parsed.config_file = DEFAULT_CONFIG
     if not parsed.config_file:
         parser.error(
             "--config-file is missing: name a config, such as shapes/mask_rcnn_mvitv2_pico, or a "
@@ -124,13 +127,18 @@ def run(arguments: argparse.Namespace) -> None:
     # Which Detectron2 logs.
     arguments.config_file = str(config_file(arguments.config_file))
     has_length = arguments.epochs is not None or "train.max_iter" in overridden
-    if (arguments.train_json or arguments.train_folder) and not (arguments.eval_only or has_length):
+    custom = arguments.data or arguments.train_json or arguments.train_folder
+    if custom and not (arguments.eval_only or has_length):
         raise ConfigError(
             "the length of a training on a custom dataset is missing: '--epochs 12' is a good "
             "start (the schedules of the configs are for COCO)"
         )
     prepare_output_dir(config)
     setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="mvit_det")
+    if arguments.data:
+        set_dataset(
+            config, arguments.data, val_fraction=arguments.val_fraction, seed=arguments.split_seed
+        )
     set_custom_dataset(config, **{path: getattr(arguments, path) for path in (*PATHS, *FOLDERS)})
     use_custom_dataset(
         config,
@@ -156,11 +164,22 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _add_custom_dataset(parser: Parser, evaluate_only: bool) -> None:
+    parser.add_argument(
+        "--data", metavar="PATH",
+        help="custom dataset: folder in COCO's, YOLO's, Pascal VOC's or LabelMe's format"
+        + ("" if evaluate_only else f"; default of --config-file with it: {DEFAULT_CONFIG}"),
+    )  # fmt: skip
+    parser.add_rare(
+        "--val-fraction", type=float, default=0.1, metavar="SHARE",
+        help="of the images, where --data has no validation split; default: 0.1",
+    )  # fmt: skip
+    parser.add_rare(
+        "--split-seed", type=int, default=0, metavar="K",
+        help="seed for the choice of these images; default: 0",
+    )  # fmt: skip
     for split, use in (("train", "training"), ("val", "evaluation")):
-        # The evaluation of a run takes its class names from the training's annotations.
-        add = parser.add_rare if evaluate_only and split == "train" else parser.add_argument
-        add(f"--{split}-json", metavar="FILE", help=f"custom dataset: annotations for {use}")
-        add(f"--{split}-images", metavar="DIR", help="directory of their images")
+        parser.add_rare(f"--{split}-json", metavar="FILE", help=f"COCO's annotations for {use}")
+        parser.add_rare(f"--{split}-images", metavar="DIR", help="directory of their images")
         parser.add_rare(
             f"--{split}-folder", metavar="DIR",
             help=f"classifiers: directories of images or videos per class for {use}",

@@ -68,9 +68,10 @@ def find_category_ids(
 ) -> tuple[int, ...]:
     """The dataset's category id of each class, from the first place that has any.
 
-    The places are the checkpoint, and the dataset that the config evaluates on if its number of
-    classes fits. For older checkpoints of custom datasets, whose ids are in `data.val_json` only,
-    that file is read. Otherwise ids are the indexes of the classes.
+    The places are the checkpoint, `data.category_ids` of the config, and the dataset that the
+    config evaluates on, if its number of classes fits. For older checkpoints of custom datasets,
+    whose ids are in `data.val_json` only, that file is read. Otherwise ids are the indexes of the
+    classes.
 
     Args:
         config: of the detector.
@@ -89,6 +90,9 @@ def find_category_ids(
                 f"classes; set {_field(config)}={len(ids)}, or use the config of its "
                 "training"
             )
+        return tuple(ids)
+    ids = OmegaConf.select(config, "data.category_ids") or ()
+    if len(ids) == num_classes:
         return tuple(ids)
     dataset = _dataset_metadata(config)
     of_category = dataset.get("thing_dataset_id_to_contiguous_id")

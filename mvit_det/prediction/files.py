@@ -1,5 +1,6 @@
 """Predictions for many files: images, folders, patterns and videos."""
 
+import csv
 import glob
 import json
 import os
@@ -24,6 +25,9 @@ from .video import VideoWriter
 WRITTEN_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 RESULTS_FILE = "predictions.json"
+CSV_COLUMNS = (
+    "file_name", "frame", "image_id", "category_id", "class", "score", "x", "y", "width", "height",
+)  # fmt: skip
 # COCO\'s panoptic format: a list of segments, and a PNG of their numbers for each image.
 PANOPTIC_FILE, PANOPTIC_FOLDER = "panoptic.json", "panoptic"
 
@@ -153,7 +157,11 @@ def results_path(output: Path, jobs: Sequence[Job]) -> Path | None:
 
 
 def predict_files(
-    predictor: Predictor, jobs: Sequence[Job], results: Path | None = None
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    results: Path | None = None,
+    *,
+    write_csv: bool = False,
 ) -> Iterator[Report]:
     """Draws the instances in images and videos, and writes them in COCO's result format.
 
@@ -167,6 +175,8 @@ def predict_files(
             `image_id` counts images and frames from 1; `file_name` is the image or video, and
             `frame` counts the frames of a video from 0. Of a panoptic model, the segments of
             images are written to `panoptic.json` and PNG files in `panoptic/` next to it.
+        write_csv: also write a table, beside `results` and with the extension `.csv`, with a row
+            per instance and the columns `CSV_COLUMNS`; boxes are in pixels.
 
     Yields:
         The report of each job when it is done.
@@ -175,7 +185,7 @@ def predict_files(
         ImageError: an output cannot be written.
     """
     with ExitStack() as stack:
-        writer = stack.enter_context(_ResultsWriter(results))
+        writer = stack.enter_context(_ResultsWriter(results, write_csv))
         bar = stack.enter_context(tqdm(total=len(jobs), unit="file", disable=None))
         for is_video, group in groupby(jobs, key=lambda job: job.is_video):
             if is_video:
@@ -232,10 +242,12 @@ def _predict_video(predictor: Predictor, job: Job, results: "_ResultsWriter") ->
 
 
 class _ResultsWriter:
-    """Writes a JSON list image by image; without a path, nothing."""
+    """Writes a JSON list, and a table if wanted, image by image; without a path, nothing."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, write_csv: bool) -> None:
         self._path = path
+        self._csv_path = path.with_suffix(".csv") if path and write_csv else None
+        self._files = ExitStack()
         self._images = 0
         self._instances = 0
         self._segments: list[dict[str, Any]] = []
@@ -244,7 +256,13 @@ class _ResultsWriter:
         if self._path is not None:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = open(self._path, "w", encoding="utf-8")
+                self._file = self._files.enter_context(open(self._path, "w", encoding="utf-8"))
+                if self._csv_path is not None:
+                    table = open(self._csv_path, "w", encoding="utf-8", newline="")
+                    self._table = csv.DictWriter(
+                        self._files.enter_context(table), CSV_COLUMNS, extrasaction="ignore"
+                    )
+                    self._table.writeheader()
             except OSError as error:
                 reason = error.strerror or error
                 raise ImageError(f"cannot write '{self._path}' ({reason})") from error
@@ -253,7 +271,7 @@ class _ResultsWriter:
     def __exit__(self, *_: object) -> None:
         if self._path is not None:
             self._file.write("\n]\n" if self._instances else "[]\n")
-            self._file.close()
+            self._files.close()
             if self._segments:
                 path = self._path.parent / PANOPTIC_FILE
                 path.write_text(json.dumps({"annotations": self._segments}), encoding="utf-8")
@@ -273,7 +291,12 @@ class _ResultsWriter:
         self._images += 1
         if self._path is None:
             return
+        names = dict(zip(prediction.category_ids, prediction.class_names))
         for result in prediction.to_coco(self._images):
+            if self._csv_path is not None:
+                box = dict(zip(("x", "y", "width", "height"), result["bbox"]))
+                name = names[result["category_id"]]
+                self._table.writerow({**result, **origin, **box, "class": name})
             separator = ",\n" if self._instances else "[\n"
             self._file.write(separator + json.dumps({**result, **origin}))
             self._instances += 1

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
@@ -12,8 +12,11 @@ from PIL import Image
 
 from ..detection.masks import RLEMasks
 from ..drawing import draw_instances, draw_stuff
-from ..errors import ImageError
+from ..errors import ConfigError, ImageError
 from .panoptic import PanopticSegmentation
+
+if TYPE_CHECKING:
+    import supervision
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +85,38 @@ class Prediction:
                 rle = encoded.encoded[index]
                 result["segmentation"] = {**rle, "counts": rle["counts"].decode("ascii")}
         return results
+
+    def to_supervision(self) -> "supervision.Detections":
+        """Converts the instances to `supervision.Detections`, for its annotators and trackers.
+
+        Returns:
+            Boxes, masks if the model has a mask head, scores as `confidence`, indexes into
+            `class_names` as `class_id`, and the names as `data["class_name"]`.
+
+        Raises:
+            ConfigError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                "to_supervision() needs supervision; install it with "
+                "'pip install \"mvit_det[supervision]\"'"
+            ) from error
+        found = self.instances
+        masks = None
+        if found.has("pred_masks"):
+            masks = np.zeros((len(found), *self.image.shape[:2]), dtype=bool)
+            for index, mask in enumerate(found.pred_masks):
+                masks[index] = np.asarray(mask)
+        classes = found.pred_classes.numpy().astype(int)
+        return supervision.Detections(
+            xyxy=found.pred_boxes.tensor.numpy().astype(np.float32),
+            mask=masks,
+            confidence=found.scores.numpy().astype(np.float32),
+            class_id=classes,
+            data={"class_name": np.array(self.class_names, dtype=object)[classes].astype(str)},
+        )
 
     def save(self, path: str | Path, image_id: int = 0) -> None:
         """Saves the drawn image, or COCO's results if the file extension is `.json`.

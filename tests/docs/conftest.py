@@ -65,6 +65,9 @@ def prepare(folder):
     # A link would lose the packages of a virtual environment, which lie beside its program.
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
+    command = programs / "mvit-det"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mvit_det.cli "$@"\n')
+    command.chmod(0o755)
     return {
         **os.environ,
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",

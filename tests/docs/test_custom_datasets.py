@@ -37,7 +37,7 @@ def test_custom_dataset(run_page, write_parts, tmp_path, monkeypatch):
     output = tmp_path / "output" / "parts"
     assert "8 images (0 without objects), " in inspected
     assert "error: " not in inspected
-    assert read_image(tmp_path / "output" / "inspection" / "contact_grid.png").shape[1] > 1000
+    assert read_image(tmp_path / "output" / "inspection" / "contact_grid_train.png").shape[1] > 1000
     assert "The 3 classes: bolt, nut, washer" in trained
     assert "are for other classes" in trained
     # 12 epochs of 8 images, 4 at a time.
