@@ -35,10 +35,13 @@ EXAMPLES = (
     "mvit-det predict --config-file mask_rcnn_mvitv2_t --input photo.jpg",
     "mvit-det train --help",
 )
-# Library → how to install it.
+_DETECTRON2 = (
+    "Detectron2, which has no release on the package index; install it with "
+    "'mvit-det install-detectron2'"
+)
+# Library → how to install it; some come with Detectron2.
 INSTALL = {
-    "detectron2": "Detectron2, which has no release on the package index; install it with "
-    "'mvit-det install-detectron2'",
+    **dict.fromkeys(("detectron2", "iopath", "omegaconf", "tabulate", "yaml"), _DETECTRON2),
     "torch": "PyTorch; install it with 'pip install torch torchvision'",
     "torchvision": "torchvision; install it with 'pip install torch torchvision'",
 }

@@ -25,6 +25,7 @@ from ..config.dataset_folder import set_dataset
 from ..config.image_folders import FOLDERS, use_image_folders
 from ..engine import evaluate_checkpoint, launch, train
 from ..errors import ConfigError
+from ..model_zoo import MODELS
 from .arguments import Parser
 
 EXAMPLES = (
@@ -69,7 +70,9 @@ def parse_arguments(
     parser.add_argument("opts", nargs="*", metavar="field=value", help=shown)
     parser.add_config(weights=False)
     _add_custom_dataset(parser, evaluate_only)
-    parser.set_defaults(resume=False, epochs=None, batch_size=None, grad_accum_steps=None)
+    parser.set_defaults(
+        weights=None, resume=False, epochs=None, batch_size=None, grad_accum_steps=None
+    )
     if evaluate_only:
         parser.set_defaults(eval_only=True)
         parser.add_argument(
@@ -93,8 +96,6 @@ def parse_arguments(
             "--config-file is missing: name a config, such as shapes/mask_rcnn_mvitv2_pico, or a "
             "published detector, such as mask_rcnn_mvitv2_t"
         )
-    if evaluate_only and parsed.weights:
-        parsed.opts.append(f"train.init_checkpoint={parsed.weights}")
     return parsed
 
 
@@ -122,7 +123,10 @@ def run(arguments: argparse.Namespace) -> None:
     check_schedule(**schedule)
     config, published = find_config(arguments.config_file, arguments.opts)
     overridden = {option.partition("=")[0].lstrip("+") for option in arguments.opts}
-    if published and arguments.eval_only and "train.init_checkpoint" not in overridden:
+    if arguments.weights:
+        model = MODELS.get(arguments.weights)
+        config.train.init_checkpoint = model.url if model else arguments.weights
+    elif published and arguments.eval_only and "train.init_checkpoint" not in overridden:
         config.train.init_checkpoint = published
     # Which Detectron2 logs.
     arguments.config_file = str(config_file(arguments.config_file))

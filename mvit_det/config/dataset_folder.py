@@ -1,5 +1,6 @@
 """Training and evaluation on a dataset in any format, found by looking at its folder."""
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from .custom_dataset import set_custom_dataset
 
 logger = logging.getLogger(__name__)
 
-# Folder of the converted annotations in the output directory.
-CONVERTED = "dataset"
+# Folder in the output directory with a folder of converted annotations for each dataset.
+CONVERTED = "datasets"
 
 
 def set_dataset(
@@ -64,7 +65,11 @@ def _convert(
         logger.info("%s", note)
     files = {name: split.file for name, split in needed.items()}
     if not all(files.values()):
-        files = {**files, **write_coco(dataset, Path(config.train.output_dir, CONVERTED))}
+        # An evaluation on another dataset keeps the annotations of the training.
+        key = f"{Path(path).absolute()}\n{val_fraction}\n{seed}"
+        digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:8]
+        folder = Path(config.train.output_dir, CONVERTED, f"{Path(path).stem}_{digest}")
+        files = {**files, **write_coco(dataset, folder)}
     paths: dict[str, str | Path] = {}
     for name, split in needed.items():
         paths[f"{name}_json"], paths[f"{name}_images"] = files[name] or "", split.folder

@@ -21,6 +21,15 @@ def by_image(content):
     return [(image, found[image["id"]]) for image in content["images"]]
 
 
+def decode(segmentation, image):
+    """The mask (H, W) of COCO's segmentation in any of its forms."""
+    if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
+        segmentation = mask_util.frPyObjects(segmentation, image["height"], image["width"])
+    if isinstance(segmentation, list):
+        segmentation = mask_util.merge(segmentation)
+    return mask_util.decode(segmentation)
+
+
 def write_yolo(content, images, folder, split="train", masks=True):
     """YOLO's folders; the first polygon stands for an object."""
     names = {each["id"]: each["name"] for each in content["categories"]}
@@ -82,7 +91,7 @@ def write_labelme(content, images, folder):
         for each in annotations:
             common = {"label": names[each["category_id"]], "group_id": each["id"]}
             if isinstance(each["segmentation"], dict):
-                mask = mask_util.decode(mask_util.frPyObjects(each["segmentation"], 0, 0))
+                mask = decode(each["segmentation"], image)
                 png = io.BytesIO()
                 Image.fromarray(mask * 255).save(png, "PNG")
                 corners = [[0, 0], [image["width"], image["height"]]]

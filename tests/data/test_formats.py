@@ -12,13 +12,14 @@ from mvit_det.data.coco import CocoDataset
 from mvit_det.data.formats import read_dataset, write_coco
 from mvit_det.data.validation import find_issues
 from mvit_det.errors import ConfigError, DatasetError
+from tests.data.conftest import decode
 
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
     """Content and image folder of ten generated images, one of them without objects."""
     folder = tmp_path_factory.mktemp("shapes") / "shapes"
-    content = generate_shapes(folder, 10, (48, 64), seed=3, crowd_fraction=0.3)
+    content = generate_shapes(folder, 10, (64, 80), seed=3, crowd_fraction=0.3)
     empty = content["images"][4]["id"]
     content["annotations"] = [each for each in content["annotations"] if each["image_id"] != empty]
     return content, folder / "images"
@@ -47,11 +48,6 @@ def objects(content):
     for each in content["annotations"]:
         found[files[each["image_id"]]].append((names[each["category_id"]], each))
     return found
-
-
-def decode(segmentation, image):
-    encoded = mask_util.frPyObjects(segmentation, image["height"], image["width"])
-    return mask_util.decode(mask_util.merge(encoded) if isinstance(encoded, list) else encoded)
 
 
 @pytest.mark.parametrize("source", ["shapes", "real"])

@@ -78,7 +78,9 @@ def _coco_splits(folder: Path, files: list[Path]) -> Iterator[tuple[str, Split]]
     instances = {path: each for path, each in usable.items() if "instances" in path.stem}
     seen: dict[str, Path] = {}
     for path, content in (instances or usable).items():
-        split = split_named(path.stem) or split_named(path.parent.name) or "train"
+        # The dataset's own folder may have any name.
+        parent = "" if path.parent == folder else path.parent.name
+        split = split_named(path.stem) or split_named(parent) or "train"
         if split in seen:
             raise DatasetError(
                 f"'{seen[split]}' and '{path}' are both annotations for '{split}'; name one of "
