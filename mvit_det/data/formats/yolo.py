@@ -1,4 +1,4 @@
-"""YOLO's format: a data.yaml, and a text file of boxes or polygons per image."""
+"""YOLO's format: a data.yaml, and a label file of boxes or polygons per image."""
 
 import math
 import os
