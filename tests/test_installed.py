@@ -57,9 +57,11 @@ COMMAND_CALLS = [
     ["doctor"],
     ["install-detectron2"],
     ["models"],
-    ["check-data", "shapes/annotations.json", "--images", "shapes/images"],
+    ["check-data", "shapes"],
+    ["convert-data", "shapes", "--output", "converted", "--val-fraction", "0.5"],
     [
-        *("train", "--config-file", "shapes/mask_rcnn_mvitv2_pico", "--device", "cpu", *DATA),
+        *("train", "--config-file", "shapes/mask_rcnn_mvitv2_pico", "--device", "cpu"),
+        *("--data", "shapes"),
         *("train.max_iter=1", "train.output_dir=output", "dataloader.train.total_batch_size=2"),
     ],
     ["eval", *TRAINED, "--device", "cpu"],
