@@ -53,7 +53,9 @@ def main(arguments: Sequence[str], prog: str) -> int:
     """Prints issues and statistics of each split, and returns the exit code."""
     options = parse_arguments(arguments, prog)
     if options.images is not None:
-        return _report(read_coco(options.path), _folder(options.images), options, "contact_grid")
+        if not options.images.is_dir():
+            raise DatasetError(f"there is no folder of images '{options.images}'; check --images")
+        return _report(read_coco(options.path), options.images, options, "contact_grid")
     dataset = read_dataset(options.path)
     print(f"{dataset.kind}: {', '.join(dataset.splits)}")
     for note in dataset.notes:
@@ -64,12 +66,6 @@ def main(arguments: Sequence[str], prog: str) -> int:
         grid = "contact_grid" if len(dataset.splits) == 1 else f"contact_grid_{name}"
         code |= _report(_normalized(dataset, split), split.folder, options, grid)
     return code
-
-
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise DatasetError(f"there is no folder of images '{path}'; check --images")
-    return path
 
 
 def _normalized(dataset: Dataset, split: Split) -> CocoDataset:

@@ -69,7 +69,7 @@ def test_there_and_back(saved):
     after = mvit_det.from_pretrained(folder, device="cpu")
     assert type(after) is kind
     assert results(after) == results(before)
-    assert len(results(after)) > 5
+    assert len(results(after)) >= 5 + (kind is Predictor)
     # Nothing of this machine is in the files.
     assert str(config.parent) not in (folder / "config.yaml").read_text()
     card = (folder / "README.md").read_text()
