@@ -221,17 +221,16 @@ def _check_config(text: str, name: str) -> None:
             f"{name} is not plain YAML, and is not read: it could run code"
         ) from error
     for target in _targets(content):
-        # By its name first: importing a module runs it.
-        function = locate_target(target) if _is_trusted(target) else None
-        if function is None or not _is_trusted(f"{getattr(function, '__module__', '')}."):
+        # By its library first: importing a module runs it.
+        is_known = target.partition(".")[0] in {name.partition(".")[0] for name in TRUSTED_MODULES}
+        function = locate_target(target) if is_known else None
+        # Where it is defined counts: names can lead from one module to another.
+        module = getattr(function, "__module__", None) or ""
+        if not any(f"{module}.".startswith(f"{trusted}.") for trusted in TRUSTED_MODULES):
             raise ConfigError(
                 f"{name} names '{target}', which is not of the model's libraries and is not "
                 "called; load the config and weights with mvit_det.Predictor if you trust them"
             )
-
-
-def _is_trusted(name: str) -> bool:
-    return any(name.startswith(f"{module}.") for module in TRUSTED_MODULES)
 
 
 def _targets(value: Any) -> Iterator[str]:
