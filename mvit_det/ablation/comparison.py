@@ -169,7 +169,7 @@ def _train_and_measure(
 def _measure_model(config: DictConfig) -> dict[str, Any]:
     """Parameters, multiply-adds of the backbone and peak memory of a training step."""
     seed_all_rng(config.train.seed)
-    model = build_model(config).to(config.train.device)
+    model: Any = build_model(config).to(config.train.device)
     batch = next(iter(instantiate(config.dataloader.train)))
 
     def training_step() -> None:
