@@ -12,12 +12,12 @@ MIN_VISIBLE_FRACTION = 0.4
 
 # Ownership of pixels is decided on a grid this many times finer than the image, which gives smooth
 # edges in the image and outlines exact to a quarter of a pixel.
-_FINENESS = 4
+FINENESS = 4
 _DIAMETERS = 0.12, 0.5  # of shapes, in shorter sides of the image
 _CROWD_MEMBER_DIAMETER, _CROWD_MEMBERS = 0.075, (6, 10)
 _PLACEMENT_ATTEMPTS = 20
 _MIN_FRAGMENT = 0.5  # square pixels; smaller visible fragments of a shape get no polygon
-_MIN_CONTRAST = 110.0  # Euclidean distance of a shape's colour to the background's in RGB
+MIN_CONTRAST = 110.0  # Euclidean distance of a shape's colour to the background's in RGB
 
 
 @dataclass
@@ -49,7 +49,7 @@ class SceneObject:
     @property
     def area(self) -> float:
         """Visible area in square pixels, exact to a sixteenth of a pixel."""
-        return self.visible_area / _FINENESS**2
+        return self.visible_area / FINENESS**2
 
 
 def draw_scene(
@@ -74,30 +74,30 @@ def draw_scene(
     things = [_crowd(rng, side)] if rng.random() < crowd_fraction else []
     things += [_shape(rng, side) for _ in range(int(rng.integers(1, max_shapes + 1)))]
     # 0 is the background, k + 1 the k-th placed object.
-    owner = np.zeros((height * _FINENESS, width * _FINENESS), np.uint16)
+    owner = np.zeros((height * FINENESS, width * FINENESS), np.uint16)
     placed: list[SceneObject] = []
     for thing in things:
         if _place(rng, thing, owner, placed):
             placed.append(thing)
 
-    background_colour = _colour(rng, saturation=(0.05, 0.35), value=(0.25, 0.85))
-    background, surface = _texture(rng, height, width, side, background_colour)
+    background_colour = draw_colour(rng, saturation=(0.05, 0.35), value=(0.25, 0.85))
+    background, surface = draw_texture(rng, height, width, side, background_colour)
     image = background.copy()
     for number, thing in enumerate(placed, start=1):
         visible = (owner[thing.region] == number).astype(np.uint8)
-        shape = visible.shape[0] // _FINENESS, visible.shape[1] // _FINENESS
+        shape = visible.shape[0] // FINENESS, visible.shape[1] // FINENESS
         coverage = cv2.resize(visible.astype(np.float32), shape[::-1], interpolation=cv2.INTER_AREA)
         colour = background_colour
-        while np.linalg.norm(colour - background_colour) < _MIN_CONTRAST:
-            colour = _colour(rng, saturation=(0.55, 0.95), value=(0.5, 1.0))
-        texture, _ = _texture(rng, *shape, side, colour)
+        while np.linalg.norm(colour - background_colour) < MIN_CONTRAST:
+            colour = draw_colour(rng, saturation=(0.55, 0.95), value=(0.5, 1.0))
+        texture, _ = draw_texture(rng, *shape, side, colour)
         corner = np.array([span.start for span in thing.region[::-1]])
-        left, top = corner // _FINENESS
+        left, top = corner // FINENESS
         crop = np.s_[top : top + shape[0], left : left + shape[1]]
         image[crop] += coverage[..., None] * (texture - background[crop])
         thing.mask = np.zeros((height, width), bool)
         thing.mask[crop] = coverage > 0.5
-        thing.polygons = [(outline + corner) / _FINENESS for outline in _outlines(visible)]
+        thing.polygons = [(outline + corner) / FINENESS for outline in _outlines(visible)]
 
     grain = rng.standard_normal((height, width, 1), dtype=np.float32) * 5
     pixels = np.clip(image + grain, 0, 255).astype(np.uint8)
@@ -107,7 +107,7 @@ def draw_scene(
 def _shape(rng: np.random.Generator, side: int) -> SceneObject:
     category = int(rng.integers(len(CATEGORIES)))
     radius = side * rng.uniform(*_DIAMETERS) / 2
-    return SceneObject(category, False, [_outline(rng, category, radius)], radius)
+    return SceneObject(category, False, [shape_outline(rng, category, radius)], radius)
 
 
 def _crowd(rng: np.random.Generator, side: int) -> SceneObject:
@@ -121,11 +121,11 @@ def _crowd(rng: np.random.Generator, side: int) -> SceneObject:
     distances = 2.3 * radius * np.sqrt(index)
     centres = distances[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     centres += rng.uniform(-0.5, 0.5, centres.shape) * radius
-    outlines = [_outline(rng, category, radius) + centre for centre in centres]
+    outlines = [shape_outline(rng, category, radius) + centre for centre in centres]
     return SceneObject(category, True, outlines, float(distances[-1] + 2 * radius))
 
 
-def _outline(rng: np.random.Generator, category: int, radius: float) -> np.ndarray:
+def shape_outline(rng: np.random.Generator, category: int, radius: float) -> np.ndarray:
     """(P, 2) corners of a randomly rotated shape that fits into a circle around (0, 0)."""
     name = CATEGORIES[category]
     if name == "cross":
@@ -151,19 +151,19 @@ def _place(
 ) -> bool:
     """Puts an object in front of those that are placed, where it hides none of them too much.
 
-    Writes its number to `owner`, (H * _FINENESS, W * _FINENESS), and updates the areas. Returns
+    Writes its number to `owner`, (H * FINENESS, W * FINENESS), and updates the areas. Returns
     False, with nothing changed, if a number of random places are all unsuitable.
     """
     size = np.array(owner.shape[::-1])
-    margin = np.minimum(0.7 * thing.radius * _FINENESS, size / 2)
-    reach = thing.radius * _FINENESS + 1
+    margin = np.minimum(0.7 * thing.radius * FINENESS, size / 2)
+    reach = thing.radius * FINENESS + 1
     for _ in range(_PLACEMENT_ATTEMPTS):
         centre = rng.uniform(margin, np.maximum(size - margin, size / 2))
         low = np.maximum((centre - reach).astype(int), 0)
         high = np.minimum((centre + reach).astype(int) + 1, size)
         covered = np.zeros((high - low)[::-1], np.uint8)
         for outline in thing.outlines:
-            corners = np.rint(outline * _FINENESS + centre - low).astype(np.int32)
+            corners = np.rint(outline * FINENESS + centre - low).astype(np.int32)
             cv2.fillPoly(covered, [corners], 1)
         inside = covered.astype(bool)
         region = owner[low[1] : high[1], low[0] : high[0]]
@@ -176,7 +176,7 @@ def _place(
             other.visible_area = area
         thing.full_area = thing.visible_area = int(inside.sum())
         # Grown to the borders of the image's pixels.
-        low, high = low // _FINENESS * _FINENESS, -(-high // _FINENESS) * _FINENESS
+        low, high = low // FINENESS * FINENESS, -(-high // FINENESS) * FINENESS
         thing.region = slice(low[1], high[1]), slice(low[0], high[0])
         return True
     return False
@@ -196,7 +196,7 @@ def _outlines(visible: np.ndarray) -> list[np.ndarray]:
         return []
     parents = hierarchy.reshape(-1, 4)[:, 3]
     for contour, parent in zip(contours, parents, strict=True):
-        if parent >= 0 and cv2.contourArea(contour) > _FINENESS**2:
+        if parent >= 0 and cv2.contourArea(contour) > FINENESS**2:
             x, _, hole_width, _ = cv2.boundingRect(contour)
             cut = x + hole_width // 2 - 1
             left, right = visible[:, :cut], visible[:, cut:]
@@ -204,12 +204,12 @@ def _outlines(visible: np.ndarray) -> list[np.ndarray]:
     outlines = [
         cv2.approxPolyDP(contour, epsilon=1.0, closed=True).reshape(-1, 2)
         for contour, parent in zip(contours, parents, strict=True)
-        if parent < 0 and cv2.contourArea(contour) >= _MIN_FRAGMENT * _FINENESS**2
+        if parent < 0 and cv2.contourArea(contour) >= _MIN_FRAGMENT * FINENESS**2
     ]
     return [outline.astype(np.float64) - 1 for outline in outlines if len(outline) >= 3]
 
 
-def _colour(
+def draw_colour(
     rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
 ) -> np.ndarray:
     """A colour, (3,) float32 RGB in [0, 255], of any hue and of these ranges."""
@@ -217,7 +217,7 @@ def _colour(
     return np.array(colorsys.hsv_to_rgb(*hsv), np.float32) * 255
 
 
-def _texture(
+def draw_texture(
     rng: np.random.Generator, height: int, width: int, side: int, colour: np.ndarray
 ) -> tuple[np.ndarray, str]:
     """A surface around a colour, (H, W, 3) float32 RGB, and its name in `SURFACES`.

@@ -42,6 +42,7 @@ class VideoMViT(MultiScaleTransformer):
         qkv_bias: bool = True,
         drop_path_rate: float = 0.0,
         dropout: float = 0.5,
+        init_std: float = 0.02,
         norm_layer: NormLayer = partial(nn.LayerNorm, eps=1e-6),
         use_checkpoint: bool = False,
     ) -> None:
@@ -71,6 +72,7 @@ class VideoMViT(MultiScaleTransformer):
             qkv_bias: whether query, key and value have a bias.
             drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
             dropout: of the head's input.
+            init_std: standard deviation of the initial weights of linear layers.
             norm_layer: makes a norm of the last axis from its width.
             use_checkpoint: computes blocks again in the backward pass instead of keeping their
                 activations.
@@ -130,13 +132,13 @@ class VideoMViT(MultiScaleTransformer):
         self.norm = norm_layer(self.plan[-1].dim_out)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.plan[-1].dim_out, num_classes)
-        self._initialize()
+        self._initialize(init_std)
 
-    def _initialize(self) -> None:
+    def _initialize(self, init_std: float) -> None:
         """As SlowFast does: biases of linear layers and norms start at 0.02."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=init_std)
             if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None:
                 nn.init.constant_(module.bias, 0.02)
         for name, parameter in self.named_parameters():
