@@ -62,7 +62,9 @@ class ImageClassifier(nn.Module):
         kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
         mixes = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
         self.mix = v2.RandomChoice(mixes) if mixes else None
-        self.erase = v2.RandomErasing(random_erasing, value="random") if random_erasing else None
+        self.erase = None
+        if random_erasing:
+            self.erase = v2.RandomErasing(random_erasing, value="random", inplace=True)
 
     @property
     def device(self) -> torch.device:
@@ -81,7 +83,7 @@ class ImageClassifier(nn.Module):
             with (num_classes,) fp32 that sum to 1.
         """
         images = torch.stack([record["image"] for record in batch]).to(self.device)
-        images = (images - self.pixel_mean) / self.pixel_std
+        images = (images - self.pixel_mean).div_(self.pixel_std)
         if not self.training:
             scores = self.classifier(images).float().softmax(dim=1)
             return [{"scores": score} for score in scores]
@@ -90,9 +92,10 @@ class ImageClassifier(nn.Module):
         return self.loss(self.classifier(images), labels)
 
     def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Erases and mixes normalised images (N, C, H, W), and mixes labels (N,) alike."""
+        """Erases normalised images (N, C, H, W) in place, and mixes them and their labels (N,)."""
         if self.erase is not None:
-            images = torch.stack([self.erase(image) for image in images])
+            for image in images:
+                self.erase(image)
         return (images, labels) if self.mix is None else self.mix(images, labels)
 
     def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
