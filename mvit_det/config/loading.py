@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import LazyConfig, instantiate
+from detectron2.modeling import Backbone
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
@@ -122,14 +123,44 @@ def build_model(config: DictConfig) -> nn.Module:
     try:
         model = instantiate(config.model)
     # Detectron2's classes check their arguments with assertions, if at all.
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
             f"the model of the config cannot be built ({reason}); correct the fields of 'model'"
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"the entry 'model' of the config is no model but {model!r}")
+    _check_features(model)
     return model
+
+
+def _check_features(model: nn.Module) -> None:
+    """Compares the feature maps that heads read with those that the backbone returns.
+
+    Raises:
+        ConfigError: a head reads none, or one that there is not.
+    """
+    if not isinstance(backbone := getattr(model, "backbone", None), Backbone):
+        return
+    levels = list(backbone.output_shape())
+    for name in ("", "proposal_generator", "roi_heads", "sem_seg_head"):
+        head = model.get_submodule(name) if hasattr(model, name) or not name else None
+        # Heads of detectors also have `in_features`, which is `box_in_features`.
+        for argument in ("box_in_features", "mask_in_features", "head_in_features", "in_features"):
+            read = getattr(head, argument, None)
+            if read is not None and (not read or isinstance(read, str) or {*read} - {*levels}):
+                path = ".".join(filter(None, ("model", name, argument)))
+                raise ConfigError(
+                    f"{path} must be a list of some of the backbone's outputs "
+                    f"({', '.join(levels)}), not {read!r}"
+                )
 
 
 def _read(path: Path) -> DictConfig:

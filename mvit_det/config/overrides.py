@@ -1,19 +1,45 @@
 """Overrides of a config from the command line, and field names of earlier releases."""
 
+import inspect
 import logging
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
 from .schema import RENAMED, Field
-from .validation import described_field, find_unknown
+from .validation import described_field, find_unknown, parameter_at
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _KeptType:
+    """Type of a present value, those that may replace it, and the latter in words."""
+
+    present: Any
+    replacing: Any
+    words: str
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value may replace the present one; True is a number to Python."""
+        return isinstance(value, self.replacing) and (
+            self.present is bool or not isinstance(value, bool)
+        )
+
+
+_KEPT_TYPES = (
+    _KeptType(bool, (bool, int), "true or false"),
+    _KeptType((int, float), (int, float), "a number"),
+    _KeptType(ListConfig, list, "a list"),
+    _KeptType(DictConfig, dict, "a group of fields"),
+)
 
 
 def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> tuple[set[str], list[str]]:
@@ -111,14 +137,26 @@ def _is_syntax(raw: str) -> bool:
 
 
 def _issue_of_type(config: DictConfig, key: str, value: Any) -> str | None:
-    """A sentence on a string in the place of a number or a boolean."""
+    """A sentence on a value of another type than the present one."""
     # The schema says more about the fields that it describes.
-    if not isinstance(value, str) or value.startswith("${") or described_field(config, key):
+    is_reference = isinstance(value, str) and value.startswith("${")
+    if is_reference or described_field(config, key) is not None:
         return None
-    old = OmegaConf.select(config, key)
-    if isinstance(old, bool):
-        return f"{key} must be true or false, not '{value}'"
-    return f"{key} must be a number, not '{value}'" if isinstance(old, (int, float)) else None
+    old = OmegaConf.select(config, key, throw_on_resolution_failure=False)
+    kept = next((kept for kept in _KEPT_TYPES if isinstance(old, kept.present)), None)
+    if kept is None or kept.allows(value) or _takes_other_types(parameter_at(config, key), value):
+        return None
+    return f"{key} must be {kept.words}, not {value!r}"
+
+
+def _takes_other_types(parameter: inspect.Parameter | None, value: Any) -> bool:
+    """Whether an argument is declared to take None, or values of several types."""
+    if parameter is None:
+        return False
+    kinds = get_args(parameter.annotation)
+    if value is None:
+        return parameter.default is None or NoneType in kinds
+    return get_origin(parameter.annotation) in (Union, UnionType) and len(kinds) > 2
 
 
 def _update(config: DictConfig, key: str, value: Any, text: str) -> None:

@@ -7,6 +7,7 @@ other entries are calls, whose fields and defaults belong to the function or cla
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import MappingProxyType, NoneType, UnionType
@@ -25,7 +26,13 @@ STRATEGIES = ("ddp", "fsdp")
 # NumPy takes no larger one.
 MAX_SEED = 2**32 - 1
 
+
+class Call:
+    """The kind of a field that holds a function or class and its arguments, `_target_` and more."""
+
+
 _NAMES = {
+    Call: ("a call (a group of fields with _target_)", "calls"),
     bool: ("true or false", "booleans"),
     float: ("a number", "numbers"),
     int: ("an integer", "integers"),
@@ -44,6 +51,8 @@ class Field:
         meaning: for the documentation.
         least, above, most, below: bounds of a number, or of each number of a list.
         choices: allowed strings, alone or in a list; empty allows any.
+        pattern: regular expression of further strings that are allowed.
+        length: of a list; 0 allows any.
         is_path: a leading '~' stands for the home directory.
     """
 
@@ -54,13 +63,20 @@ class Field:
     most: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
+    pattern: str = ""
+    length: int = 0
     is_path: bool = False
+
+    @property
+    def holds_call(self) -> bool:
+        """Whether the value is a group of fields, or has some."""
+        return Call in (self.kind, *get_args(self.kind))
 
     def __str__(self) -> str:
         """The allowed values in words."""
         if get_origin(self.kind) is UnionType:
             return ", or ".join(str(replace(self, kind=kind)) for kind in get_args(self.kind))
-        words = _in_words(self.kind, self.choices)
+        words = _in_words(self.kind, self.choices, self.length)
         if words in (_NAMES[NoneType][0], _NAMES[bool][0]):
             return words
         if self.least is not None and self.most is not None:
@@ -74,12 +90,14 @@ class Field:
         """Whether the field can have this value."""
         if not _is_of_kind(value, self.kind):
             return False
-        items = value if isinstance(value, list) else [value]
-        return all(map(self._is_in_range, items))
+        if not isinstance(value, list):
+            return self._is_in_range(value)
+        return len(value) == (self.length or len(value)) and all(map(self._is_in_range, value))
 
     def _is_in_range(self, item: Any) -> bool:
         if isinstance(item, str):
-            return not self.choices or item in self.choices
+            is_other = self.pattern and re.fullmatch(self.pattern, item)
+            return not self.choices or item in self.choices or bool(is_other)
         if isinstance(item, bool) or not isinstance(item, (int, float)):
             return True
         return (
@@ -100,15 +118,20 @@ def _is_of_kind(value: Any, kind: Any) -> bool:
         # True is a number to Python.
         kinds = (int, float) if kind is float else int
         return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is Call:
+        if isinstance(value, dict):
+            return "_target_" in value
+        # Or what a call has returned already.
+        return not isinstance(value, (NoneType, bool, int, float, str, list))
     return isinstance(value, kind)
 
 
-def _in_words(kind: Any, choices: tuple[str, ...]) -> str:
+def _in_words(kind: Any, choices: tuple[str, ...], length: int) -> str:
     quoted = [f"'{choice}'" for choice in choices]
     if get_origin(kind) is list:
         (inner,) = get_args(kind)
         items = " and ".join(quoted) or (_NAMES[inner][1] if inner in _NAMES else "lists")
-        return f"a list of {items}"
+        return f"a list of {length} {items}" if length else f"a list of {items}"
     if kind is str and quoted:
         return f"{', '.join(quoted[:-1])} or {quoted[-1]}"
     return _NAMES[kind][0]
@@ -179,7 +202,10 @@ class Train:
     reset_head: bool = _option(
         False, "loads all weights except the layers whose shape depends on the classes"
     )
-    device: str = _option("", "`cpu` or `cuda`; `''` uses CUDA if available")
+    device: str = _option(
+        "", "`''` uses CUDA if available",
+        choices=("", "cpu", "cuda", "cuda:1"), pattern=r"(cpu|cuda):\d+",
+    )  # fmt: skip
     seed: int = _option(
         -1, "seed of all randomness; a negative one differs in each run", most=MAX_SEED
     )
@@ -297,6 +323,17 @@ ENTRIES: Mapping[str, type] = MappingProxyType(
 )
 
 
+# The entries, or fields of entries, that are calls.
+CALLS = (
+    "model",
+    "dataloader.train",
+    "dataloader.test",
+    "dataloader.evaluator",
+    "optimizer",
+    "lr_multiplier",
+)
+
+
 def fields_of(group: type) -> dict[str, Any]:
     """The fields of a dataclass: a `Field`, or the dataclass of a group of fields, by name."""
     kinds = get_type_hints(group)
@@ -314,6 +351,8 @@ ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
         "names": Field(str | list[str], "registered dataset, or several to train on"),
     },
     "TrainingLoader": {
+        "dataset": Field(Call, "loads the records of the images"),
+        "mapper": Field(Call, "makes the model's inputs of a record"),
         "total_batch_size": Field(
             int, "images per optimizer step, over all ranks and micro-batches", least=1
         ),
@@ -323,15 +362,24 @@ ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
         ),
     },
     "EvaluationLoader": {
+        "dataset": Field(Call, "loads the records of the images"),
+        "mapper": Field(Call, "makes the model's inputs of a record"),
         "batch_size": Field(int, "images per batch on each rank", least=1),
         "num_workers": Field(int, "DataLoader workers of each rank", least=0),
     },
     "DatasetMapper": {
+        "augmentations": Field(list[Call], "Detectron2's, in this order; `[]` for none"),
         "image_format": Field(str, "channel order, also in evaluation", choices=("RGB", "BGR")),
         "use_instance_mask": Field(bool, "loads masks; false for models without a mask head"),
         "recompute_boxes": Field(bool, "computes boxes from the cropped masks"),
     },
+    "ResizeShortestEdge": {
+        "short_edge_length": Field(
+            int | list[int], "of the resized images in pixels; of several, one is drawn", least=1
+        ),
+    },
     "COCOEvaluator": {
+        "dataset_name": Field(str | list[str], "registered dataset"),
         "tasks": Field(
             list[str] | None, "metrics to compute; none is all that the model predicts",
             choices=("bbox", "segm"),
@@ -341,8 +389,9 @@ ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
         ),
     },
     "AdamW": {
+        "params": Field(Call, "the groups of parameters"),
         "lr": Field(float, "learning rate of the heads after warm-up", above=0),
-        "betas": Field(list[float], "AdamW's betas", least=0, below=1),
+        "betas": Field(list[float], "AdamW's betas", least=0, below=1, length=2),
         "weight_decay": Field(
             float, "of all parameters but norms, biases and position embeddings", least=0
         ),
@@ -355,8 +404,13 @@ ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
         ),
     },
     "WarmupParamScheduler": {
+        "scheduler": Field(Call, "multiples of the learning rate after the warm-up"),
         "warmup_length": Field(float, "share of the training with linear warm-up", least=0, most=1),
         "warmup_factor": Field(float, "multiple of the learning rate to start from", least=0),
+    },
+    "CosineParamScheduler": {
+        "start_value": Field(float, "first multiple of the learning rate", least=0),
+        "end_value": Field(float, "last multiple of the learning rate", least=0),
     },
     "MultiStepParamScheduler": {
         "values": Field(list[float], "successive multiples of the learning rate", least=0),
@@ -412,10 +466,12 @@ ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
     },
     "RPN": {
         "pre_nms_topk": Field(
-            list[int], "proposals per level before NMS, in training and in inference", least=1
+            list[int], "proposals per level before NMS, in training and in inference", least=1,
+            length=2,
         ),
         "post_nms_topk": Field(
-            list[int], "proposals per image after NMS, in training and in inference", least=1
+            list[int], "proposals per image after NMS, in training and in inference", least=1,
+            length=2,
         ),
     },
     "DefaultAnchorGenerator": {

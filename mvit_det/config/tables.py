@@ -54,11 +54,13 @@ def _rows(path: str, node: Any, group: type | None, seen: set[Any]) -> Iterator[
         seen.add(target)
     for name, value in values.items():
         inner = described.get(name)
+        if isinstance(inner, Field) and inner.holds_call:
+            inner = None
         if isinstance(inner, Field) and not str(value).startswith("${"):
             default = repr(_rounded(value)).replace("'", '"')
             yield f"| `{path}.{name}` | {inner} | `{default}` | {inner.meaning} |"
         elif not isinstance(inner, Field):
-            yield from _rows(f"{path}.{name}", node[name], inner, seen)
+            yield from _rows(f"{path}.{name}", node.get(name), inner, seen)
 
 
 def _default(target: Any, name: str) -> Any:

@@ -9,16 +9,19 @@ import functools
 import inspect
 import math
 import re
+import reprlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from ..errors import ConfigError
-from .schema import ENTRIES, Field, arguments_of_call, fields_of
+from .schema import CALLS, ENTRIES, Call, Field, arguments_of_call, fields_of
 
 REQUIRED = ("model", "dataloader", "train", "optimizer", "lr_multiplier")
 
@@ -38,6 +41,11 @@ def find_issues(config: DictConfig, added: Collection[str] = ()) -> list[str]:
         if name not in config:
             near = _closest(name, [str(other) for other in config if other not in REQUIRED])
             issues.append(f"the config has no '{name}'" + (f"; is it '{near}'?" if near else ""))
+    call = Field(Call, "")
+    for path in CALLS:
+        value = _at(config, path)
+        if path.partition(".")[0] in config and not call.allows(value):
+            issues.append(f"{path} must be {call}, not {_shortened(value)}")
     # As written, with references to other fields still as '${…}'.
     tree: Any = OmegaConf.to_container(config, resolve=False)
     return issues + [
@@ -91,6 +99,8 @@ def find_unknown(config: DictConfig, key: str) -> str | None:
 
 def described_field(config: DictConfig, path: str) -> Any:
     """The `Field` at a path, the dataclass of a group, or None if the schema has neither."""
+    if path in CALLS:
+        return Field(Call, "")
     owner, _, name = path.rpartition(".")
     if not owner:
         return ENTRIES.get(name)
@@ -124,12 +134,24 @@ def known_fields(target: Any, group: type | None = None) -> KnownFields:
     target = locate_target(target)
     if target is None:
         return KnownFields()
-    names, is_open = arguments_of(target)
+    parameters, is_open = _parameters_of(target)
     owner = f"{getattr(target, '__name__', target)} takes"
-    return KnownFields(names, arguments_of_call(target), owner, is_open)
+    modules = {
+        name: module
+        for name, parameter in parameters.items()
+        if (module := _module_field(parameter)) is not None
+    }
+    return KnownFields(tuple(parameters), modules | arguments_of_call(target), owner, is_open)
 
 
-@functools.cache
+def parameter_at(config: DictConfig, path: str) -> inspect.Parameter | None:
+    """The parameter of a function or class that a field is passed to, if there is one."""
+    owner, _, name = path.rpartition(".")
+    node = _value_at(config, owner)
+    target = locate_target(node.get("_target_")) if isinstance(node, DictConfig) else None
+    return _parameters_of(target)[0].get(name) if target is not None else None
+
+
 def arguments_of(target: Callable[..., Any]) -> tuple[tuple[str, ...], bool]:
     """The arguments of a function or class that can be passed by name.
 
@@ -139,22 +161,29 @@ def arguments_of(target: Callable[..., Any]) -> tuple[tuple[str, ...], bool]:
     Returns:
         Their names in order, and whether there may be others, as `**arguments` go elsewhere.
     """
+    parameters, is_open = _parameters_of(target)
+    return tuple(parameters), is_open
+
+
+@functools.cache
+def _parameters_of(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
     try:
-        names, rest = _split(inspect.signature(target))
+        named, rest = _split(inspect.signature(target))
     except (TypeError, ValueError):  # of compiled code
-        return (), True
+        return {}, True
     if not rest or not inspect.isclass(target):
-        return names, bool(rest)
-    found: dict[str, None] = {}
+        return named, bool(rest)
+    found: dict[str, inspect.Parameter] = {}
     for parent in target.__mro__:
         if "__init__" not in parent.__dict__:
             continue
         init = inspect.unwrap(parent.__dict__["__init__"])  # behind decorators
-        names, rest = _split(inspect.signature(init))
-        found.update(dict.fromkeys(names[1:]))  # without self
+        named, rest = _split(inspect.signature(init))
+        for name in list(named)[1:]:  # without self
+            found.setdefault(name, named[name])
         if not rest or not _passes_on(init, rest):
             break
-    return tuple(found), bool(rest)
+    return found, bool(rest)
 
 
 def locate_target(target: Any) -> Callable[..., Any] | None:
@@ -174,8 +203,11 @@ def _issues(
     if isinstance(described, type) and not isinstance(value, dict):
         yield f"{path} must be a group of fields ({', '.join(fields_of(described))}), not {value!r}"
     elif isinstance(value, dict):
+        if isinstance(described, Field) and not described.allows(value):
+            yield f"{path} must be {described}, not {_shortened(value)}"
+            return
         target = value.get("_target_")
-        if target is not None and locate_target(target) is None:
+        if "_target_" in value and locate_target(target) is None:
             yield f"{path}._target_ is '{target}', which cannot be imported"
         known = known_fields(target, described if isinstance(described, type) else None)
         for name, inner in value.items():
@@ -203,19 +235,32 @@ def _issues_of_value(config: DictConfig, path: str, described: Field | None) -> 
     except OmegaConfBaseException as error:
         yield f"{path} refers to a missing field: {str(error).splitlines()[0]}"
         return
-    if isinstance(value, ListConfig):
+    if OmegaConf.is_config(value):
         value = OmegaConf.to_container(value)
     if described is not None and not described.allows(value):
-        yield f"{path} must be {described}, not {value!r}"
+        yield f"{path} must be {described}, not {_shortened(value)}"
 
 
-def _split(signature: inspect.Signature) -> tuple[tuple[str, ...], str]:
-    """Names of the arguments, and that of `**arguments`, or ''."""
+def _module_field(parameter: inspect.Parameter) -> Field | None:
+    """The field of an argument that is declared to be a module, perhaps optional, or a list."""
+    kind = parameter.annotation
+    inner = get_args(kind) or (kind,)
+    is_module = any(inspect.isclass(each) and issubclass(each, nn.Module) for each in inner)
+    if not is_module or get_origin(kind) not in (None, Union, UnionType, list):
+        return None
+    if get_origin(kind) is list:
+        return Field(list[Call], "")
+    is_optional = parameter.default is None or NoneType in inner
+    return Field(Call | None if is_optional else Call, "")
+
+
+def _split(signature: inspect.Signature) -> tuple[dict[str, inspect.Parameter], str]:
+    """The arguments by name, and the name of `**arguments`, or ''."""
     parameters = signature.parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    names = tuple(parameter.name for parameter in parameters if parameter.kind in kinds)
+    named = {parameter.name: parameter for parameter in parameters if parameter.kind in kinds}
     rest = [parameter.name for parameter in parameters if parameter.kind is parameter.VAR_KEYWORD]
-    return names, "".join(rest)
+    return named, "".join(rest)
 
 
 def _passes_on(init: Callable[..., Any], name: str) -> bool:
@@ -234,6 +279,17 @@ def _group_at(path: str) -> type | None:
     for name in rest:
         group = fields_of(group).get(name) if isinstance(group, type) else None
     return group if isinstance(group, type) else None
+
+
+def _at(config: DictConfig, path: str) -> Any:
+    """The value at a path as Python's, with references to other fields as they are."""
+    value = _value_at(config, path)
+    return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
+
+
+def _shortened(value: Any) -> str:
+    """A value as a message quotes it."""
+    return reprlib.repr(value) if isinstance(value, (dict, list)) else repr(value)
 
 
 def _value_at(config: DictConfig, path: str) -> Any:

@@ -20,12 +20,14 @@ from ..acceleration import accelerate
 from ..checkpoint import Checkpointer, check_class_names, fill_model, read_weights
 from ..checkpoint.files import disk_error
 from ..config.loading import build_model, prepare_output_dir
+from ..config.validation import locate_target
 from ..data import check_datasets
 from ..data.loading import EvaluationLoader, explain_worker_deaths
 from ..detection.build import has_views, wrap_detector
 from ..errors import CheckpointError, OutputError
 from ..evaluation import inference_on_dataset, save_report
 from ..visualization import save_prediction_grid
+from .hooks import unknown_metric
 from .parallel import unsharded
 
 logger = logging.getLogger(__name__)
@@ -125,6 +127,22 @@ class Evaluation:
             return
         save_prediction_grid(self.dataset, predictions, path, num_images=images)
         logger.info("Ground truth beside predictions: %s", path)
+
+
+def check_best_metric(config: DictConfig) -> None:
+    """Refuses a `train.best_metric` that the evaluator of a config does not compute.
+
+    Metrics of a class, such as "bbox/AP-car", are known after the first evaluation only, as are
+    those of evaluators without `metric_names`.
+
+    Raises:
+        ConfigError: names the metric and the closest ones.
+    """
+    name = config.train.best_metric
+    evaluator = locate_target(config.dataloader.evaluator.get("_target_"))
+    known = getattr(evaluator, "metric_names", ())
+    if name and known and name not in known and "-" not in name:
+        raise unknown_metric(name, known)
 
 
 def evaluate(config: DictConfig, model: nn.Module, folder: str = "evaluation") -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Hooks that save checkpoints and evaluate between the steps of a training."""
 
+import difflib
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from detectron2.engine import HookBase
@@ -10,12 +11,21 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
 from ..checkpoint import Checkpointer
-from ..errors import CheckpointError, OutputError
+from ..errors import CheckpointError, ConfigError, OutputError
 from .ema import ModelEMA
 
 logger = logging.getLogger(__name__)
 
 BEST, FINAL_EMA = "model_best", "model_final_ema"
+
+
+def unknown_metric(name: str, known: Sequence[str]) -> ConfigError:
+    """The error about a `train.best_metric` that is none of the metrics."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:10]
+    return ConfigError(
+        f"train.best_metric='{name}' is none of the metrics; the closest are {', '.join(near)} "
+        "('' keeps no best weights)"
+    )
 
 
 class Checkpoints(HookBase):
@@ -85,7 +95,8 @@ class Evaluations(HookBase):
             evaluate: evaluates the current weights, and writes to a folder of the given name.
             period: in steps; 0 evaluates at the end only.
             checkpointer: writes the best weights so far to `model_best.pth`.
-            best_metric: the higher, the better, such as "bbox/AP"; '' keeps no best weights.
+            best_metric: the higher, the better, such as "bbox/AP"; '' keeps no best weights. One
+                that the first evaluation does not have raises a `ConfigError`.
             ema: is evaluated as well.
             resumed: whether the best weights before the interruption count.
         """
@@ -152,15 +163,15 @@ class Evaluations(HookBase):
         if not self.best_metric:
             return
         metrics = flatten_results_dict(results)
-        value = float(metrics.get(self.best_metric, float("nan")))
         # Every rank saves, and only the main process has the metrics.
-        value = comm.all_gather(value)[0]
+        metrics = comm.all_gather(metrics)[0]
         if metrics and self.best_metric not in metrics:
-            logger.warning(
-                "train.best_metric='%s' is none of the metrics: %s",
-                self.best_metric,
-                ", ".join(metrics),
-            )
+            error = unknown_metric(self.best_metric, list(metrics))
+            if self.trainer.iter < self.trainer.max_iter:
+                raise error
+            # The last weights are saved anyway.
+            logger.warning("%s", error)
+        value = float(metrics.get(self.best_metric, float("nan")))
         if value > self.best:
             self.best = value
             try:

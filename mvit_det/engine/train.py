@@ -23,7 +23,7 @@ from ..data.sampling import derive_seed
 from ..errors import ConfigError
 from ..modeling import MultiScaleTransformer
 from .ema import ModelEMA
-from .evaluate import Evaluation, category_ids, class_names
+from .evaluate import Evaluation, category_ids, check_best_metric, class_names
 from .hooks import Checkpoints, Evaluations
 from .monitoring import SpeedAndMemory, TrainingPlot, metric_writers
 from .nonfinite import NonFiniteSteps
@@ -66,6 +66,7 @@ def train(
     settings = config.train
     if settings.max_iter < 1:
         raise ConfigError(f"train.max_iter must be positive, not {settings.max_iter}")
+    check_best_metric(config)
     prepare_output_dir(config)
     check_datasets(config.dataloader.train.dataset.names, config.dataloader.test.dataset.names)
     seed = settings.seed if settings.seed >= 0 else comm.shared_random_seed()

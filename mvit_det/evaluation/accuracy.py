@@ -46,6 +46,8 @@ class AccuracyEvaluator(DatasetEvaluator):
         mistakes: the most confident mistakes, the worst first.
     """
 
+    metric_names = ("classification/top1", "classification/top5")
+
     def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
         """Starts without images.
 

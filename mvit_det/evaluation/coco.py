@@ -19,7 +19,7 @@ from ..data.coco import CocoDataset, read_coco
 from ..data.validation import is_area
 from ..errors import DatasetError
 from .instances import InstanceEvaluator, for_task
-from .metrics import METRICS, TaskEvaluation
+from .metrics import METRICS, TASK_NAMES, TaskEvaluation
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,9 @@ class COCOEvaluator(InstanceEvaluator):
         DatasetError: the dataset is not registered, or its annotations cannot be read.
         ValueError: a task is unknown.
     """
+
+    # Each task also has an AP per class, "AP-<class>".
+    metric_names = tuple(f"{task}/{metric}" for task in TASK_NAMES for metric in METRICS)
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from pycocotools import mask as mask_util
 from ..data.coco import read_json
 from ..errors import ConfigError
 from .instances import InstanceEvaluator, for_task
+from .metrics import METRICS, TASK_NAMES
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,12 @@ class LVISEvaluator(InstanceEvaluator):
     Raises:
         ConfigError: the dataset is in another format.
     """
+
+    metric_names = tuple(
+        f"{task}/{metric}"
+        for task in TASK_NAMES
+        for metric in (*METRICS, *(f"AP{letter}" for letter in FREQUENCIES))
+    )
 
     def __init__(
         self,

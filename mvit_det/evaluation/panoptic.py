@@ -28,6 +28,16 @@ class PanopticFPNEvaluator(DatasetEvaluators):
         instances: the evaluator of boxes and masks.
     """
 
+    metric_names = (
+        *COCOEvaluator.metric_names,
+        *(f"sem_seg/{name}" for name in ("mIoU", "fwIoU", "mACC", "pACC")),
+        *(
+            f"panoptic_seg/{name}{part}"
+            for part in ("", "_th", "_st")
+            for name in ("PQ", "SQ", "RQ")
+        ),
+    )
+
     def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
         self.instances = COCOEvaluator(dataset_name, output_dir=output_dir)
         evaluators = [

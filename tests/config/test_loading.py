@@ -178,8 +178,21 @@ def test_an_output_folder_that_cannot_be_written_is_refused(folder, reason, tmp_
     ],
 )
 def test_models_that_cannot_be_built(override, value):
-    config = load_config("configs/shapes/mask_rcnn_mvitv2_pico.py", [override])
     with pytest.raises(ConfigError) as raised:
-        build_model(config)
+        build_model(load_config(PICO, [override]))
     assert value in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "quoted"),
+    [
+        ("model.proposal_generator.in_features=[]", "proposal_generator.in_features"),
+        ("model.proposal_generator.in_features=[p2,p9]", "p9"),
+        ("model.roi_heads.box_in_features=[scale2]", "roi_heads.box_in_features"),
+        ("model.proposal_generator.head.in_channels=-1", "negative dimension"),
+    ],
+)
+def test_models_that_cannot_run_are_refused(override, quoted):
+    with pytest.raises(ConfigError, match=quoted):
+        build_model(load_config(PICO, [override]))

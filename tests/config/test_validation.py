@@ -15,6 +15,7 @@ from mvit_det.config.validation import arguments_of, find_issues
 from mvit_det.errors import ConfigError
 
 PICO = Path(__file__).resolve().parents[2] / "configs" / "shapes" / "mask_rcnn_mvitv2_pico.py"
+CALL = "a call (a group of fields with _target_)"
 BACKBONE = "model.backbone.bottom_up"
 
 
@@ -59,7 +60,23 @@ def test_unknown_fields_get_the_closest_match(field, suggestion):
         ("optimizer.lr=high", "a number above 0"),
         ("optimizer.lr=nan", "a number above 0"),
         ("optimizer.lr=0", "a number above 0"),
-        ("optimizer.betas=[0.9,1.5]", "a list of numbers of at least 0 and below 1"),
+        ("optimizer.betas=[0.9,1.5]", "a list of 2 numbers of at least 0 and below 1"),
+        ("optimizer.betas=[]", "a list of 2 numbers of at least 0 and below 1"),
+        ("optimizer.params=3", CALL),
+        ("dataloader.evaluator=null", CALL),
+        ("dataloader.test.mapper=flip", CALL),
+        ("dataloader.train.dataset=null", CALL),
+        ("dataloader.train.mapper.augmentations=null", "a list of calls"),
+        ("dataloader.test.mapper.augmentations=flip", "a list of calls"),
+        ("dataloader.train.mapper.augmentations=[flip]", "a list of calls"),
+        ("lr_multiplier.scheduler=true", CALL),
+        ("train.seed={}", "an integer of at most 4294967295"),
+        ("train.ema=true", "a group of fields (enabled, decay, warmup)"),
+        ("train.device=tpu", "'', 'cpu', 'cuda' or 'cuda:1'"),
+        # Modules of Detectron2, by their annotations.
+        ("model.proposal_generator=null", CALL),
+        ("model.proposal_generator.head=3", CALL),
+        ("model.roi_heads.mask_head=foo", f"{CALL}, or none"),
         ("optimizer.fused=yes", "true or false, or none"),
         ("dataloader.train.num_workers=-1", "an integer of at least 0"),
         ("dataloader.test.batch_size=0", "an integer of at least 1"),
@@ -71,6 +88,9 @@ def test_unknown_fields_get_the_closest_match(field, suggestion):
         # Of what the schema does not describe, as far as the type of the present value shows it.
         ("model.proposal_generator.nms_thresh=nan", "a number"),
         ("model.proposal_generator.nms_thresh=high", "a number"),
+        ("model.proposal_generator.nms_thresh=true", "a number"),
+        ("model.proposal_generator.nms_thresh=null", "a number"),
+        ("model.proposal_generator.in_features=p2", "a list"),
         ("model.backbone.bottom_up.residual_pooling=maybe", "true or false"),
     ],
 )
@@ -83,6 +103,31 @@ def test_impossible_values_are_refused(override, allowed):
     if path == "model.roi_heads.num_classes":
         assert len(message.splitlines()) == 1
     assert message.startswith(f"{path} must be {allowed}, not ")
+
+
+def test_values_of_other_types_are_accepted_where_arguments_take_them():
+    config = load_config(
+        PICO,
+        [
+            "model.roi_heads.mask_head=null",
+            "model.roi_heads.mask_in_features=null",
+            "model.roi_heads.box_predictor.loss_weight={loss_cls:2.0}",
+            "model.proposal_generator.nms_thresh=1",
+            "dataloader.test.mapper.augmentations=[]",
+            "train.max_grad_norm=${optimizer.params.layer_decay}",
+        ],
+    )
+    assert config.model.roi_heads.mask_head is None
+    assert config.model.roi_heads.box_predictor.loss_weight == {"loss_cls": 2.0}
+    config = load_config(
+        "mask_rcnn_mvitv2_t", ["dataloader.test.mapper.augmentations.0.short_edge_length=[640,800]"]
+    )
+    assert config.dataloader.test.mapper.augmentations[0].short_edge_length == [640, 800]
+
+
+def test_a_target_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="optimizer._target_"):
+        load_config(PICO, ["optimizer._target_=null"])
 
 
 def test_a_reference_to_a_missing_field_is_named():

@@ -6,7 +6,7 @@ from mvit_det.checkpoint import Checkpointer
 from mvit_det.engine.ema import ModelEMA
 from mvit_det.engine.hooks import Checkpoints, Evaluations
 from mvit_det.engine.trainer import Trainer
-from mvit_det.errors import OutputError
+from mvit_det.errors import ConfigError, OutputError
 
 
 class Counter(nn.Module):
@@ -110,9 +110,13 @@ def test_a_full_disk_ends_no_training_before_its_end(tmp_path, caplog):
 
 
 def test_no_best_weights_if_there_is_no_metric(tmp_path, caplog):
+    # At the end there is nothing to lose; before, the training would go on without best weights.
     run(tmp_path / "other", 2, best_metric="segm/AP")
     assert not (tmp_path / "other" / "model_best.pth").exists()
-    assert "train.best_metric='segm/AP' is none of the metrics: bbox/AP, bbox/AP50" in caplog.text
+    assert "train.best_metric='segm/AP'" in caplog.text
+    assert "bbox/AP" in caplog.text
+    with pytest.raises(ConfigError, match="'segm/AP'"):
+        run(tmp_path / "other", 4, best_metric="segm/AP")
     caplog.clear()
     run(tmp_path, 2, best_metric="")
     assert not (tmp_path / "model_best.pth").exists()

@@ -10,6 +10,7 @@ from mvit_det import MViTv2Backbone
 from mvit_det.checkpoint import Checkpointer
 from mvit_det.config import load_config, resolve_device
 from mvit_det.engine import evaluate_checkpoint, train
+from mvit_det.engine.evaluate import check_best_metric
 from mvit_det.errors import CheckpointError, ConfigError, DatasetError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -134,3 +135,17 @@ def test_an_empty_schedule_is_refused(tmp_path):
 def test_an_unknown_dataset_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="dataset 'nowhere' is not registered"):
         train(make_config(tmp_path, "dataloader.train.dataset.names=nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "closest"), [("foo", "AP"), ("bbox/AP5", "bbox/AP50"), ("AP", "bbox/AP")]
+)
+def test_an_unknown_best_metric_is_refused(metric, closest, tmp_path):
+    with pytest.raises(ConfigError, match=f"'{metric}'.*{closest}"):
+        train(make_config(tmp_path / "run", f"train.best_metric={metric}"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("metric", ["", "segm/APs", "bbox/AP-square"])
+def test_known_metrics_are_accepted(metric, tmp_path):
+    check_best_metric(make_config(tmp_path, f"train.best_metric={metric}"))
