@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .files import atomic_path, save_torch
 from .formats import Weights, to_slowfast, to_timm, to_torchvision, torchvision_shape
-from .loading import read_weights
+from .loading import check_finite, read_weights
 from .matching import KeyStatus, LoadReport
 
 # File extensions of each format, by which other programs recognise it.
@@ -52,18 +52,24 @@ def convert(
     Raises:
         CheckpointError: the weights cannot be read, or not be written.
     """
-    output = Path(output)
     if to not in FORMATS:
         raise CheckpointError(f"there is no format '{to}'; there are {', '.join(FORMATS)}")
+    try:
+        output = Path(output).expanduser()
+        exists = output.exists()
+    # Names that are too long, have a NUL, or are of an unknown user.
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"cannot write to {str(output)!r} ({error})") from error
     if output.suffix not in FORMATS[to]:
         raise CheckpointError(
             f"'{output}' should end in {' or '.join(FORMATS[to])}, the extension of {to} files"
         )
-    if output.exists() and not overwrite:
+    if exists and not overwrite:
         raise CheckpointError(f"'{output}' exists already; name another file or use '--overwrite'")
     weights = read_weights(source, trust=trust)
     if weights.root is None:
         raise CheckpointError(f"'{source}' holds no MViTv2, so there is nothing to convert")
+    check_finite(weights.tensors, source)
     names, dropped = _choose_names(weights, to)
 
     report = LoadReport(f"'{source}' ({weights.source}) to {to}")

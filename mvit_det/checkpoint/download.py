@@ -13,6 +13,7 @@ import os
 import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -50,14 +51,19 @@ def local_path(address: str | Path) -> Path:
     text = str(address)
     if text.startswith("detectron2://"):
         text = DETECTRON2_URL + text.removeprefix("detectron2://")
-    if text.startswith(("http://", "https://")):
+    if text.lower().startswith(("http://", "https://")):
         return download(text)
-    path = Path(text).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(text).expanduser()
+        is_folder, is_file = bool(text) and path.is_dir(), path.is_file()
+    # Names that are too long, have a NUL, or are of an unknown user.
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"cannot open {text!r} ({error})") from error
+    if is_folder:
         raise CheckpointError(
             f"'{path}' is a directory; name a file of weights in it, such as model_final.pth"
         )
-    if not path.is_file():
+    if not is_file:
         raise CheckpointError(
             f"there is no file '{text}'; give weights as a file, or as an http(s):// or "
             "detectron2:// URL"
@@ -90,12 +96,14 @@ def download(url: str) -> Path:
     the next call. Processes that want the same file at the same time download it once.
 
     Raises:
-        CheckpointError: the file cannot be downloaded or written, or its checksum does not match.
+        CheckpointError: the URL is invalid, the file cannot be downloaded or written, or its
+            checksum does not match.
     """
+    _check_url(url)
     target = cache_path(url)
-    if target.is_file():
-        return target
     try:
+        if target.is_file():
+            return target
         with file_lock(str(target)):
             if not target.is_file():
                 _Download(url, target).run()
@@ -105,6 +113,23 @@ def download(url: str) -> Path:
             "a folder with enough space"
         ) from error
     return target
+
+
+def _check_url(url: str) -> None:
+    """Raises a `CheckpointError` for a URL that cannot be requested."""
+    try:
+        parts = urlsplit(url)
+        if not parts.hostname:
+            raise ValueError("it names no server")
+        if parts.port == 0 or any(ord(letter) < 32 for letter in url):
+            raise ValueError("it has control characters or port 0")
+    except ValueError as error:
+        raise CheckpointError(f"{url!r} is not a valid URL ({error})") from error
+    if parts.username is not None:
+        raise CheckpointError(
+            f"cannot log in to '{parts.hostname}' with the name and password of a URL; download "
+            "the file by other means and give its path"
+        )
 
 
 def find_checksum(url: str) -> tuple[str, str] | None:
@@ -146,7 +171,9 @@ class _Download:
 
     def _attempt(self) -> str:
         """Requests the missing bytes. Returns a problem that another attempt may solve, or ''."""
-        request = urllib.request.Request(self.url, headers={"Accept-Encoding": "identity"})
+        # Spaces and letters beyond ASCII are sent as browsers do.
+        url = urllib.parse.quote(self.url, safe="%/:=&?~#+!$,;'@()*[]")
+        request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
         start = self._size()
         if start and self.version.exists():
             request.add_header("Range", f"bytes={start}-")
@@ -156,7 +183,7 @@ class _Download:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
                 return self._receive(response, start)
         except urllib.error.HTTPError as error:
-            problem = f"the server says {error.code} {error.reason}"
+            problem = f"the server says {error.code} {str(error.reason).splitlines()[0]}"
             if error.code == 416:
                 self._forget()  # more bytes than the file has
             elif error.code < 500 and error.code not in (408, 429):
@@ -171,7 +198,13 @@ class _Download:
         headers = response.headers
         if headers.get_content_type() == "text/html":
             raise self._failed("the server sends a web page instead of the file")
-        if not headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+        if headers.get("Content-Encoding", "identity") != "identity":
+            raise self._failed(f"the server sends it as {headers['Content-Encoding']}")
+        sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
+        if response.status == 206 and not (sent and int(sent[1]) == start):
+            self._forget()
+            return "the server sends other bytes than the missing ones"
+        if response.status != 206:
             start = 0
             self._forget()
             tag = headers.get("ETag", "")
@@ -179,8 +212,10 @@ class _Download:
             version = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
             if version:
                 self.version.write_text(version)
-        length = headers.get("Content-Length")
-        total = None if length is None else start + int(length)
+        length = headers.get("Content-Length", "")
+        total = start + int(length) if length.isdecimal() else None
+        if sent and sent[2].isdecimal():
+            total = int(sent[2])
         bar = tqdm(
             total=total,
             initial=start,
@@ -198,11 +233,17 @@ class _Download:
         return "" if complete else f"got {self._size()} of {total} bytes"
 
     def _check(self) -> None:
-        """Compares the checksum, if the URL names one.
+        """Looks for text in place of weights, and compares the checksum, if the URL names one.
 
         Raises:
-            CheckpointError: it does not match; the file has been deleted.
+            CheckpointError: the file is wrong, and has been deleted.
         """
+        with open(self.part, "rb") as file:
+            # Pages and messages of errors, whatever the server calls them.
+            start = file.read(64).lstrip()
+        if not start or start.startswith((b"<", b"{")):
+            self._forget()
+            raise self._failed(f"the server sends {'text' if start else 'nothing'} instead of it")
         checksum = find_checksum(self.url)
         if not checksum:
             return

@@ -42,10 +42,14 @@ def read_file(path: Path, *, trust: bool = False) -> Any:
         Containers, tensors on the CPU, arrays, numbers and strings; any object with `trust`.
 
     Raises:
-        CheckpointError: the file is empty, corrupt, no file of weights, or contains more than data.
+        CheckpointError: the file cannot be read, is empty, corrupt or no file of weights, or
+            contains more than data.
     """
-    with open(path, "rb") as file:
-        head = file.read(_HEAD_SIZE)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_SIZE)
+    except OSError as error:
+        raise CheckpointError(f"cannot read '{path}' ({error.strerror})") from error
     if not head:
         raise CheckpointError(f"'{path}' is empty; download it again")
     if head.startswith(b"PK\x03\x04"):

@@ -141,6 +141,8 @@ def recognise(content: Any, path: str) -> Weights:
         CheckpointError: there are no weights, or not those of an MViTv2.
     """
     table, source, metadata = _find_table(content, path)
+    if others := [name for name in table if not isinstance(name, str)]:
+        raise CheckpointError(f"'{path}' holds no weights: one has the name {others[0]!r}")
     raw = {name: _as_tensor(name, value, path) for name, value in table.items()}
     if any(re.search(r"(^|\.)stages\.0\.blocks\.0\.", name) for name in raw):
         source, names = "timm", _from_timm(raw)
@@ -190,10 +192,14 @@ def _find_table(content: Any, path: str) -> tuple[Mapping[str, Any], str, dict[s
 
 
 def _as_tensor(name: str, value: Any, path: str) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach()
     if isinstance(value, (np.ndarray, np.generic)):
-        return torch.as_tensor(np.asarray(value))
+        value = torch.as_tensor(np.asarray(value))
+    if isinstance(value, Tensor):
+        kinds = {"complex": value.is_complex(), "sparse": value.layout is not torch.strided}
+        kinds["without data (on the meta device)"] = value.is_meta
+        if found := [kind for kind, applies in kinds.items() if applies]:
+            raise CheckpointError(f"'{name}' in '{path}' is {found[0]}; save the weights again")
+        return value.detach()
     raise CheckpointError(f"'{name}' in '{path}' is a {type(value).__name__} and not a tensor")
 
 

@@ -112,15 +112,21 @@ def _check_values(
         CheckpointError: a weight is infinite, NaN or an integer.
     """
     for name, tensor in selected.items():
-        if not state[name].is_floating_point():
-            continue
-        problem = ""
-        if not tensor.is_floating_point():
-            problem = f"is of type {str(tensor.dtype).removeprefix('torch.')}"
-        elif not tensor.isfinite().all():
-            problem = "has infinite or NaN values"
-        if problem:
+        if state[name].is_floating_point() and not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(f"'{name}' of '{path}' is of type {kind}; convert it again")
+    check_finite(selected, path)
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuses weights of a training that has diverged.
+
+    Raises:
+        CheckpointError: a weight is infinite or NaN.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
             raise CheckpointError(
-                f"'{name}' of '{path}' {problem}; take weights of an earlier iteration, or "
-                "convert them again"
+                f"'{name}' of '{path}' has infinite or NaN values; take weights of an earlier "
+                "iteration"
             )

@@ -40,11 +40,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
-            self.send_response(200)
+            self.send_response(200 if "headers" not in plan else plan.get("code", 200))
+        for name, value in plan.get("headers", {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Type", plan.get("type", "application/octet-stream"))
         if tag:
             self.send_header("ETag", tag)
-        if not plan.get("no_length"):
+        if not (plan.get("no_length") or "Content-Length" in plan.get("headers", {})):
             self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         stop = plan.get("cut_at", len(content))
@@ -175,6 +177,67 @@ def test_pages_and_errors(server):
     with pytest.raises(CheckpointError, match="web page"):
         download(url)
     assert not cache_path(url).exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "headers"),
+    [
+        (b"", {}),
+        (b"\n<!DOCTYPE html><html>", {}),
+        (b'<?xml version="1.0"?><Error/>', {}),
+        (b'{"error": "not found"}', {}),
+        (b"\x1f\x8b and more", {"Content-Encoding": "gzip"}),
+    ],
+)
+def test_what_is_no_file_of_weights_is_not_kept(content, headers, server):
+    url = f"{server.url}model.pth"
+    server.plan = [{"content": content, "headers": headers}]
+    with pytest.raises(CheckpointError, match="the server sends"):
+        download(url)
+    assert leftovers(cache_path(url)) == []
+    assert download(url).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("first", [0, 1000])
+def test_bytes_from_another_place_are_not_kept(first, server):
+    """A server that answers with part of the file, unasked or with another part than asked."""
+    url = f"{server.url}model.pth"
+    wrong = {"Content-Range": f"bytes 5-{len(CONTENT) - 1}/{len(CONTENT)}"}
+    answer = {"code": 206, "headers": wrong, "content": CONTENT[5:], "ignore_range": True}
+    server.plan = [{"cut_at": first}, answer] if first else [answer]
+    assert download(url).read_bytes() == CONTENT
+
+
+def test_a_length_that_is_no_number_is_ignored(server):
+    server.plan = [{"headers": {"Content-Length": "many"}, "no_length": True}]
+    assert download(f"{server.url}model.pth").read_bytes() == CONTENT
+
+
+def test_names_beyond_ascii(server):
+    url = f"{server.url}jürgens modell.pth".replace("http", "HTTP")
+    assert local_path(url).read_bytes() == CONTENT
+    assert server.requests[0][0] == "/models/j%C3%BCrgens%20modell.pth"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http:///x.pth",
+        "http://[::1/x.pth",
+        "http://a.org:port/x.pth",
+        "http://a.org:99999/x.pth",
+        "http://a.org/x\n.pth",
+        "http://a.org/x\0.pth",
+        "http://jane:secret@a.org/x.pth",
+        "http://127.0.0.1:1/" + "x" * 300,
+    ],
+)
+def test_urls_that_cannot_be_requested(url, server):
+    with pytest.raises(CheckpointError) as raised:
+        local_path(url)
+    assert "secret" not in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def test_no_network(server):

@@ -161,6 +161,38 @@ def test_mistakes(tool, tmp_path):
     assert not (tmp_path / "x.pth").exists()
 
 
+def test_weights_that_no_model_can_use_are_refused(tool, tmp_path):
+    state = make_timm().state_dict()
+    name = next(iter(state))
+    broken = {
+        "infinite or NaN": state[name] * float("nan"),
+        "complex": state[name].to(torch.complex64),
+        "meta device": state[name].to("meta"),
+        "sparse": state[name].to_sparse(),
+    }
+    for problem, tensor in broken.items():
+        torch.save({**state, name: tensor}, tmp_path / "broken.pth")
+        code, _, err = tool(tmp_path / "broken.pth", tmp_path / "x.pth", "--to", "mvit_det")
+        assert code == 1
+        assert problem in err
+    torch.save({**state, 1: state[name]}, tmp_path / "broken.pth")
+    assert tool(tmp_path / "broken.pth", tmp_path / "x.pth", "--to", "mvit_det")[0] == 1
+    assert not (tmp_path / "x.pth").exists()
+
+
+def test_paths_that_cannot_be_opened(tool, tmp_path, monkeypatch):
+    torch.save(make_timm().state_dict(), tmp_path / "timm.pth")
+    too_long = tmp_path / ("x" * 300 + ".pth")
+    for source, output in ((too_long, "x.pth"), (tmp_path / "timm.pth", too_long), ("", "x.pth")):
+        code, _, err = tool(source, output, "--to", "mvit_det")
+        assert code == 1
+        assert len(err.splitlines()) == 1
+    # '~' stands for the home directory, also where no shell has replaced it.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tool("~/timm.pth", "~/ours.pth", "--to", "mvit_det")[0] == 0
+    assert (tmp_path / "ours.pth").exists()
+
+
 def test_an_interruption_leaves_nothing(tool, tmp_path, monkeypatch):
     torch.save(make_timm().state_dict(), tmp_path / "timm.pth")
 
