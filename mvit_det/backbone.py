@@ -8,6 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 
+from .errors import ConfigError
 from .modeling import MViTv2
 
 # Of the ImageNet weights, in RGB order.
@@ -70,7 +71,12 @@ def build_mvitv2_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MViTv2Backbon
         input_shape: its `channels` are the image channels.
     """
     _warn_of_pixel_format(cfg)
-    arguments = {key.lower(): value for key, value in _with_defaults(cfg).MODEL.MVITV2.items()}
+    values = _with_defaults(cfg).MODEL.MVITV2
+    # yacs lets null pass for any type, and a null flag would turn its default off.
+    for key, value in values.items():
+        if value is None:
+            raise ConfigError(f"MODEL.MVITV2.{key} is null; give it a value, or leave the key out")
+    arguments = {key.lower(): value for key, value in values.items()}
     return MViTv2Backbone(in_chans=input_shape.channels, **arguments)
 
 
@@ -101,23 +107,25 @@ def build_retinanet_mvitv2_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) ->
 
 def _build_fpn(cfg: CfgNode, input_shape: ShapeSpec, up_to_p7: bool) -> FPN:
     cfg = _with_defaults(cfg)
-    in_features = [name.replace("res", "scale") for name in cfg.MODEL.FPN.IN_FEATURES]
+    in_features = [str(name).replace("res", "scale") for name in cfg.MODEL.FPN.IN_FEATURES]
     in_features = in_features or list(cfg.MODEL.MVITV2.OUT_FEATURES)
     # Outputs that the FPN does not read would have norms without gradients, which DDP refuses.
     cfg.MODEL.MVITV2.OUT_FEATURES = in_features
     bottom_up = build_mvitv2_backbone(cfg, input_shape)
     out_channels = cfg.MODEL.FPN.OUT_CHANNELS
     last = in_features[-1]
+    if up_to_p7:
+        channels = bottom_up.out_feature_channels[last]
+        top_block: Any = LastLevelP6P7(channels, out_channels, in_feature=last)
+    else:
+        top_block = LastLevelMaxPool()
+        top_block.in_feature = last.replace("scale", "p")
     return FPN(
         bottom_up=bottom_up,
         in_features=in_features,
         out_channels=out_channels,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=(
-            LastLevelP6P7(bottom_up.out_feature_channels[last], out_channels, in_feature=last)
-            if up_to_p7
-            else LastLevelMaxPool()
-        ),
+        top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
 

@@ -16,6 +16,7 @@ from mvit_det import (
     build_mvitv2_fpn_backbone,
 )
 from mvit_det.backbone import PIXEL_STD
+from mvit_det.errors import ConfigError
 
 PICO = dict(depths=(1, 1, 1, 1), embed_dim=16, num_heads=1)
 
@@ -177,3 +178,23 @@ def test_warns_of_the_pixel_format_of_resnets(image_format, pixel_std, warns):
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="out_features must name some of"):
         MViTv2Backbone(**PICO, out_features=("res2",))
+
+
+@pytest.mark.parametrize("key", ["DEPTHS", "EXPAND_ATTN", "PRETRAIN_IMG_SIZE", "FREEZE_AT"])
+def test_keys_that_are_null_are_refused(key):
+    """yacs lets null pass, which would turn a flag off without a word."""
+    cfg = make_config("build_mvitv2_fpn_backbone")
+    add_mvitv2_config(cfg)
+    cfg.merge_from_list([f"MODEL.MVITV2.{key}", None])
+    with pytest.raises(ConfigError, match=f"MODEL.MVITV2.{key}"):
+        build_mvitv2_fpn_backbone(cfg, ShapeSpec(channels=3))
+
+
+def test_fpn_of_fewer_stages():
+    cfg = make_config("build_mvitv2_fpn_backbone")
+    add_mvitv2_config(cfg)
+    cfg.MODEL.MVITV2.update(DEPTHS=[1, 1, 1, 1], EMBED_DIM=16)
+    cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4"]
+    backbone = build_mvitv2_fpn_backbone(cfg, ShapeSpec(channels=3)).eval()
+    with torch.no_grad():
+        assert list(backbone(torch.zeros(1, 3, 64, 64))) == ["p3", "p4", "p5"]

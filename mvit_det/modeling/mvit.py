@@ -146,7 +146,7 @@ class MViTv2(MultiScaleTransformer):
             full_key_pooling=full_key_pooling,
             pool_global_more=pool_global_more,
         )
-        if pretrain_img_size % (patch_stride * 2 ** (len(depths) - 1)):
+        if pretrain_img_size < 1 or pretrain_img_size % (patch_stride * 2 ** (len(depths) - 1)):
             raise ValueError(
                 f"pretrain_img_size {pretrain_img_size} must be a multiple of the coarsest stride "
                 f"{patch_stride * 2 ** (len(depths) - 1)}"
