@@ -92,5 +92,5 @@ def key_masks(
 
 def pad_to(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """Fills the leading axes of x up with zeros to the given sizes; the last one stays."""
-    missing = [size - actual for size, actual in zip(sizes, x.shape, strict=False)]
+    missing = [size - actual for size, actual in zip(sizes, x.shape)]
     return F.pad(x, (0, 0, *(step for gap in reversed(missing) for step in (0, gap))))

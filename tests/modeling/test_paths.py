@@ -97,15 +97,15 @@ def test_fast_operators_run_in_every_block(model):
     graphs = []
 
     def keep(graph, _):
-        graphs.append(str(graph.graph))
+        graphs.append([str(node.target) for node in graph.graph.nodes])
         return graph.forward
 
     torch._dynamo.reset()
     with torch.no_grad():
         torch.compile(model, fullgraph=True, backend=keep)(images)
-    (graph,) = graphs
-    assert graph.count("torch.ops.mvit_det.blocked_attention") == blocks
-    assert graph.count("torch.ops.mvit_det.blocked_mlp") == blocks
+    (targets,) = graphs
+    for name in ("mvit_det.blocked_attention", "mvit_det.blocked_mlp"):
+        assert sum(name in target for target in targets) == blocks
 
 
 @pytest.mark.parametrize("mask_padding", [False, True])

@@ -12,7 +12,8 @@ _plain = False
 def product_dtype(tensor: Tensor) -> torch.dtype:
     """Type that matrix products of a tensor are computed in: autocast's where it is on."""
     device = tensor.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    # PyTorch 2.7 cannot compile `torch.amp.is_autocast_available`.
+    if device != "meta" and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return tensor.dtype
 
