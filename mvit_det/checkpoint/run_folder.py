@@ -68,6 +68,13 @@ class RunFolder:
                     f"'{self.path}'; wait for its end, or choose another folder with "
                     "train.output_dir=…"
                 ) from error
+            except OSError as error:
+                # As on some network file systems.
+                logger.warning(
+                    "'%s' cannot be locked (%s): nothing keeps other trainings out of it",
+                    self.path,
+                    error.strerror,
+                )
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()

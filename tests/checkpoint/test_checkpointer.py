@@ -1,5 +1,6 @@
 """Checkpoints of a training run: all or nothing, and only those of the run."""
 
+import errno
 import multiprocessing
 import os
 
@@ -224,6 +225,30 @@ def test_a_second_training_in_a_folder_is_refused(tmp_path):
     other.join()
     with RunFolder(tmp_path).locked():
         pass
+
+
+def test_a_killed_training_leaves_no_lock(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    locked = context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, locked, context.Event()))
+    other.start()
+    assert locked.wait(60)
+    other.kill()
+    other.join()
+    assert str(other.pid) in (tmp_path / ".lock").read_text()
+    with RunFolder(tmp_path).locked():
+        assert str(other.pid) not in (tmp_path / ".lock").read_text()
+
+
+def test_file_systems_without_locks(tmp_path, monkeypatch, caplog):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with RunFolder(tmp_path).locked():
+        assert "cannot be locked" in caplog.text
 
 
 def test_files_of_killed_processes_are_deleted(tmp_path):
