@@ -173,10 +173,10 @@ def test_weights_that_no_model_can_use_are_refused(tool, tmp_path):
     for problem, tensor in broken.items():
         torch.save({**state, name: tensor}, tmp_path / "broken.pth")
         code, _, err = tool(tmp_path / "broken.pth", tmp_path / "x.pth", "--to", "mvit_det")
-        assert code == 1
+        assert code == 2
         assert problem in err
     torch.save({**state, 1: state[name]}, tmp_path / "broken.pth")
-    assert tool(tmp_path / "broken.pth", tmp_path / "x.pth", "--to", "mvit_det")[0] == 1
+    assert tool(tmp_path / "broken.pth", tmp_path / "x.pth", "--to", "mvit_det")[0] == 2
     assert not (tmp_path / "x.pth").exists()
 
 
@@ -185,7 +185,7 @@ def test_paths_that_cannot_be_opened(tool, tmp_path, monkeypatch):
     too_long = tmp_path / ("x" * 300 + ".pth")
     for source, output in ((too_long, "x.pth"), (tmp_path / "timm.pth", too_long), ("", "x.pth")):
         code, _, err = tool(source, output, "--to", "mvit_det")
-        assert code == 1
+        assert code == 2
         assert len(err.splitlines()) == 1
     # '~' stands for the home directory, also where no shell has replaced it.
     monkeypatch.setenv("HOME", str(tmp_path))
