@@ -229,8 +229,8 @@ def test_a_second_training_in_a_folder_is_refused(tmp_path):
 
 def test_a_killed_training_leaves_no_lock(tmp_path):
     context = multiprocessing.get_context("spawn")
-    locked = context.Event()
-    other = context.Process(target=_hold, args=(tmp_path, locked, context.Event()))
+    locked, end = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, locked, end))
     other.start()
     assert locked.wait(60)
     other.kill()
