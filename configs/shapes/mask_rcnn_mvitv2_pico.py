@@ -17,6 +17,7 @@ model.backbone.bottom_up.update(
     embed_dim=32,
     window_size=16,
     drop_path_rate=0.0,
+    init_std=0.08,
     pretrain_img_size=IMAGE_SIZE,
     rel_pos_std=0.02,
 )
@@ -29,7 +30,15 @@ model.proposal_generator.update(
 model.proposal_generator.anchor_generator.update(
     sizes=[[16], [32], [64], [96]], strides=[4, 8, 16, 32]
 )
-model.roi_heads.update(num_classes=5, batch_size_per_image=32, box_in_features=["p2", "p3", "p4"])
+# Boxes are learnt within a few hundred steps, classes only later: more regions of objects and more
+# weight halve the steps until the loss of classification starts to fall.
+model.roi_heads.update(
+    num_classes=5,
+    batch_size_per_image=32,
+    positive_fraction=0.5,
+    box_in_features=["p2", "p3", "p4"],
+)
+model.roi_heads.box_predictor.loss_weight = {"loss_cls": 3.0}
 model.roi_heads.box_pooler.scales = [1 / 4, 1 / 8, 1 / 16]
 # One sample per cell of a region: enough for small regions, and the costliest step without a GPU.
 model.roi_heads.box_pooler.sampling_ratio = 1
@@ -47,10 +56,10 @@ dataloader.test.mapper.augmentations = []
 dataloader.test.num_workers = 0
 
 # More steps beat larger batches.
-train.max_iter = iterations(images=1000, epochs=7, batch_size=4)
+train.max_iter = iterations(images=1000, epochs=6, batch_size=4)
 train.max_grad_norm = 1.0
-train.seed = 2
+train.seed = 1
 train.eval_period = 0
 train.output_dir = "./output/shapes"
 lr_multiplier = cosine(train.max_iter, warmup_iterations=50)
-optimizer.update(lr=1e-3, betas=[0.9, 0.98], weight_decay=0.05)
+optimizer.update(lr=2e-3, betas=[0.9, 0.98], weight_decay=0.05)

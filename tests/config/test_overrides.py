@@ -65,7 +65,7 @@ def test_weights_of_published_models_have_names():
         ("train.max_iter", "train.max_iter"),
         ("train.max_iter=[1", "train.max_iter=[1"),
         ("train.log_period=1,2", "train.log_period=1,2"),
-        ("train.max_iter.x=3", "'train.max_iter' is 1750"),
+        ("train.max_iter.x=3", "'train.max_iter' is 1500"),
         ("~train.seed=1", "~train.seed=1"),
         ("=5", "'=5'"),
         ("+=5", "'+=5'"),
