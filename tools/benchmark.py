@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measures speed and memory of mvit_det against Detectron2's MViT or timm's, with equal weights.
+"""Measures speed and memory against Detectron2's, timm's or torchvision's MViT, with equal weights.
 
 tools/benchmark.py                                   a set of measurements, in minutes
 tools/benchmark.py --device cuda                     the same on a GPU
@@ -8,6 +8,8 @@ tools/benchmark.py --detector --what train           a whole Mask R-CNN
 tools/benchmark.py --checkpoint scale2,scale3        the cost and gain of checkpointing
 tools/benchmark.py --mask-padding                    the cost of masking the padding
 tools/benchmark.py --task classification --size s    a classifier against timm's
+tools/benchmark.py --task video                      a video classifier against torchvision's
+tools/benchmark.py --task video --clip-lengths 8 16 32 64
 tools/benchmark.py --loader flowers/train            the training loader of classifiers
 tools/benchmark.py --sweep                           from 256² to 2048² pixels, with a plot
 tools/benchmark.py --attention --dtype bf16          the attention kernels, on a model's shapes
@@ -107,7 +109,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--size", choices=SIZES, default="t", help="of the model; default: t")
+    add("--size", choices=SIZES, help="of the model; default: t, of video models s")
     add("--device", choices=("cpu", "cuda"), help="default: cpu, and cuda with --gpu")
     add("--compile", action="store_true", help="run both sides' backbones through torch.compile")
     add("--threads", type=int, default=0, metavar="N", help="of the CPU; default: PyTorch's")
@@ -137,11 +139,13 @@ def parse_arguments() -> argparse.Namespace:
     single = parser.add_argument_group("a single case, also for --sweep and --attention")
     add = single.add_argument
     add("--task", choices=TASKS,
-        help="detection: a backbone, or a detector; classification: a classifier; default: "
-        "detection")  # fmt: skip
+        help="detection: a backbone, or a detector; classification: a classifier; video: a "
+        "classifier of clips; default: detection")  # fmt: skip
     add("--image-size", type=int, nargs=2, action="append", metavar=("HEIGHT", "WIDTH"),
         help="in pixels, may be repeated; default: 800 1216, of classifiers 224 224")  # fmt: skip
-    add("--batch", type=int, metavar="N", help="images per batch; default: 1, of classifiers 8")
+    add("--clip-lengths", type=int, nargs="+", metavar="FRAMES",
+        help="frames of the clips; several make a sweep with a plot; default: 16")  # fmt: skip
+    add("--batch", type=int, metavar="N", help="per batch; default: 1, of image classifiers 8")
     add("--dtype", metavar="TYPE", help="fp32, or bf16 or fp16 for autocast; default: fp32")
     add("--what", type=parse_what, metavar="WHAT",
         help="forward, train and memory, separated by commas; memory is that of the passes named, "
@@ -152,7 +156,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--mask-padding", action="store_true", default=None, help="keep padding out of attention")
     add("--against", choices=sorted({name for names in BASELINES.values() for name in names}),
         help="mvit_det: without checkpointing and masking, the default with either of them; "
-        "else detectron2, of classifiers timm")  # fmt: skip
+        "else detectron2, of classifiers timm, of clips torchvision")  # fmt: skip
 
     arguments = parser.parse_args()
     chosen = [name for name in CASE_OPTIONS if getattr(arguments, name) is not None]
@@ -166,8 +170,12 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("argument --runtime: measures on the CPU only")
     if arguments.repeats is not None and arguments.repeats < 1:
         parser.error(f"argument --repeats: must be positive, not {arguments.repeats}")
-    if arguments.loader and arguments.task == "detection":
+    if arguments.loader and arguments.task in ("detection", "video"):
         parser.error("argument --task: --loader measures classification")
+    if arguments.clip_lengths and arguments.task != "video":
+        parser.error("argument --clip-lengths: needs --task video")
+    arguments.size = arguments.size or ("s" if arguments.task == "video" else "t")
+    arguments.sweep = arguments.sweep or len(arguments.clip_lengths or ()) > 1
     modes = ("sweep", "runtime", "attention", "recipes", "loader", "gpu")
     if not (chosen or any(getattr(arguments, mode) for mode in modes)):
         arguments.preset = arguments.preset or "quick"
@@ -191,6 +199,8 @@ def make_cases(arguments: argparse.Namespace) -> list[Case]:
     options = {name: value for name, value in chosen.items() if value is not None}
     if arguments.loader or options.get("task") == "classification":
         options = {"image_size": [(224, 224)], "batch": 8, **options, "task": "classification"}
+    if arguments.task == "video":
+        options = {"image_size": [(224, 224)], **options}
     upstream, ours = BASELINES[options.get("task", case.task)]
     options["baseline"] = options.pop("against", None) or (
         ours if options.keys() & {"checkpoint", "mask_padding"} else upstream
@@ -198,7 +208,11 @@ def make_cases(arguments: argparse.Namespace) -> list[Case]:
     sizes = options.pop("image_size", None) or (
         [(side, side) for side in SWEEP_SIDES] if arguments.sweep else [case.image_size]
     )
-    cases = [replace(case, image_size=tuple(size), **options, **repeats) for size in sizes]
+    cases = [
+        replace(case, image_size=tuple(size), frames=frames, **options, **repeats)
+        for size in sizes
+        for frames in arguments.clip_lengths or [case.frames]
+    ]
     return sorted(cases, key=lambda case: case.pixels)
 
 

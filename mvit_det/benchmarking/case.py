@@ -1,5 +1,6 @@
 """One case of the benchmark: a model, its input, how it runs, and what to measure."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,8 @@ import torch
 from ..errors import ConfigError, DeviceError
 
 SIZES = ("t", "s", "b", "l", "h", "pico")
+# Sizes of models for clips.
+VIDEO_SIZES = ("s", "b", "l", "pico")
 # Sizes with a Mask R-CNN among the configs.
 DETECTOR_SIZES = ("t", "s", "b", "pico")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -17,9 +20,13 @@ PASSES = ("forward", "train")
 WHAT = (*PASSES, "memory")
 # The candidate is mvit_det with the options of the case; the baseline is what it is compared with.
 SIDES = ("candidate", "baseline")
-TASKS = ("detection", "classification")
+TASKS = ("detection", "classification", "video")
 # The baselines of each task; the first is the default.
-BASELINES = {"detection": ("detectron2", "mvit_det"), "classification": ("timm", "mvit_det")}
+BASELINES = {
+    "detection": ("detectron2", "mvit_det"),
+    "classification": ("timm", "mvit_det"),
+    "video": ("torchvision", "mvit_det"),
+}
 PRESETS = ("quick", "full")
 # Sides of the square images of a sweep, in pixels.
 SWEEP_SIDES = (256, 512, 768, 1024, 1536, 2048)
@@ -31,9 +38,11 @@ class Case:
 
     Attributes:
         size: of the model, one of `SIZES`.
-        task: one of `TASKS`: a backbone or a detector, or a classifier of 1000 classes.
+        task: one of `TASKS`: a backbone or a detector, or a classifier of images or clips, of 1000
+            classes.
         image_size: height and width in pixels.
-        batch: images per batch.
+        frames: of each clip.
+        batch: images or clips per batch.
         dtype: "fp32", or the dtype of autocast.
         device: "cpu" or "cuda".
         compile: whether `torch.compile` runs the backbones of both sides.
@@ -41,8 +50,8 @@ class Case:
         checkpoint: stages whose blocks the candidate checkpoints, of "scale2", "scale3", …;
             ("all",) for each of them.
         mask_padding: whether the candidate keeps padding out of attention.
-        baseline: "detectron2" or, for classifiers, "timm"; or "mvit_det" for the candidate without
-            `checkpoint` and `mask_padding`, which shows their cost.
+        baseline: "detectron2" or, for classifiers, "timm", of clips "torchvision"; or "mvit_det"
+            for the candidate without `checkpoint` and `mask_padding`, which shows their cost.
         threads: of the CPU; 0 keeps PyTorch's number.
         what: of `WHAT`. "memory" is the peak memory of the passes beside it, or of the training
             step if there is none.
@@ -53,6 +62,7 @@ class Case:
     size: str = "t"
     task: str = "detection"
     image_size: tuple[int, int] = (800, 1216)
+    frames: int = 16
     batch: int = 1
     dtype: str = "fp32"
     device: str = "cpu"
@@ -82,12 +92,13 @@ class Case:
         ):
             if value not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not '{value}'")
-        if self.task == "classification":
+        if self.task != "detection":
             self._check_classification()
         for name, number, least in (
             # The smallest image that reaches all five levels of the pyramid.
             ("image height", self.image_size[0], 32),
             ("image width", self.image_size[1], 32),
+            ("frames", self.frames, 2),
             ("batch", self.batch, 1),
             ("threads", self.threads, 0),
             ("repeats", self.repeats, 1),
@@ -108,14 +119,18 @@ class Case:
 
     def _check_classification(self) -> None:
         height, width = self.image_size
-        # timm's tables of positions fit one size of square images.
+        # The baselines' tables of positions fit one size of square images.
         if height != width or height % COARSEST_STRIDE:
             raise ConfigError(
                 f"images of classifiers must be square, with sides of a multiple of "
                 f"{COARSEST_STRIDE} pixels, not {height} by {width}"
             )
         if self.detector or self.mask_padding:
-            raise ConfigError("'--detector' and '--mask-padding' do not go with classification")
+            raise ConfigError(f"'--detector' and '--mask-padding' do not go with {self.task}")
+        if self.task == "video" and self.size not in VIDEO_SIZES:
+            raise ConfigError(
+                f"there is no video model of size {self.size}; there are {', '.join(VIDEO_SIZES)}"
+            )
 
     @property
     def passes(self) -> list[str]:
@@ -124,20 +139,29 @@ class Case:
 
     @property
     def pixels(self) -> int:
-        """Pixels of one image."""
-        return self.image_size[0] * self.image_size[1]
+        """Pixels of one image or clip."""
+        return math.prod(self.input_size)
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Height and width, of clips after the number of frames."""
+        return (self.frames, *self.image_size) if self.task == "video" else self.image_size
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a batch."""
+        return (self.batch, 3, *self.input_size)
 
     @property
     def model(self) -> str:
         """Name of the model."""
         size = "pico" if self.size == "pico" else self.size.upper()
-        suffix = " classifier" if self.task == "classification" else ""
+        suffix = {"classification": " classifier", "video": " video model"}.get(self.task, "")
         return f"{'Mask R-CNN' if self.detector else 'MViTv2'}-{size}{suffix}"
 
     def describe(self) -> str:
         """The settings in a few words."""
-        image = f"{self.image_size[0]}×{self.image_size[1]}"
-        words = [self.model, image, f"batch {self.batch}", self.dtype]
+        words = [self.model, "×".join(map(str, self.input_size)), f"batch {self.batch}", self.dtype]
         if self.compile:
             words.append("compiled")
         if self.checkpoint:

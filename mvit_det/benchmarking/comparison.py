@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import MViTDetError
-from .case import DTYPES, SIDES, Case
+from .case import BASELINES, DTYPES, SIDES, Case
 from .memory import DoesNotFitError, available_memory, measure_peak
 from .own_process import RemoteWorkload
 from .workload import Workload, build
@@ -122,13 +122,13 @@ def compare(case: Case, skip: Skipped | None = None) -> list[Row]:
 
 
 def sweep(cases: Iterable[Case]) -> Iterator[Row]:
-    """Measures a model on growing images; yields rows as they are done.
+    """Measures a model on growing images or clips; yields rows as they are done.
 
     Memory is always measured. It decides which passes can run at all: the need of each at the next
     size is predicted from the sizes before, and a pass for which there is not enough is skipped.
 
     Args:
-        cases: equal except for the size of the image, in rising order.
+        cases: equal except for the size of the image or clip, in rising order.
     """
     # Pixels and bytes of all measurements so far, by pass and side.
     peaks: dict[tuple[str, str], list[tuple[int, float]]] = {}
@@ -159,7 +159,7 @@ def time_per_pixel(rows: Iterable[Row]) -> list[Row]:
     """
 
     def settings(row: Row) -> str:
-        case = replace(row.case, image_size=(32, 32), what=(), repeats=1, warmup=0)
+        case = replace(row.case, image_size=(32, 32), frames=2, what=(), repeats=1, warmup=0)
         return f"{row.pass_name} {case}"
 
     found = []
@@ -173,7 +173,7 @@ def time_per_pixel(rows: Iterable[Row]) -> list[Row]:
             if (first := small.median(side)) and (last := large.median(side))
         }
         if growth > 1 and values:
-            size = "×".join(map(str, small.case.image_size))
+            size = "×".join(map(str, small.case.input_size))
             found.append(
                 Row(
                     name=f"{large.name}, time per pixel over that of {size}",
@@ -247,14 +247,15 @@ def count_flops(case: Case) -> float | None:
     """
     if case.detector:
         return None
-    if case.task == "classification":
-        plain = replace(case, device="cpu", baseline="timm", checkpoint=())
-    else:
+    if case.task == "detection":
         plain = Case(size=case.size)
+    else:
+        baseline = BASELINES[case.task][0]
+        plain = replace(case, device="cpu", baseline=baseline, checkpoint=())
     model = build(plain, "candidate").eval()
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with torch.no_grad(), fake, FlopCounterMode(display=False) as counter:
-        model(torch.empty(case.batch, 3, *case.image_size))
+        model(torch.empty(case.input_shape))
     return float(counter.get_total_flops())
 
 

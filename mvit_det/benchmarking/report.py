@@ -19,7 +19,7 @@ from tabulate import tabulate
 import mvit_det
 
 from ..plotting import COLOURS, new_figure, tidy
-from .case import PASSES, SIDES
+from .case import PASSES, SIDES, Case
 from .comparison import NAMES, Row
 from .memory import cores, physical_memory
 
@@ -27,12 +27,14 @@ MODULES = (torch, torchvision, detectron2, mvit_det)
 HEADERS = {
     "detectron2": ("mvit_det", "detectron2", "mvit_det over detectron2"),
     "timm": ("mvit_det", "timm", "mvit_det over timm"),
+    "torchvision": ("mvit_det", "torchvision", "mvit_det over torchvision"),
     "mvit_det": ("with", "without", "with over without"),
 }
 STYLES = {"forward": "o-", "train": "s--"}
 LEGENDS = {
     "detectron2": {"candidate": "mvit_det", "baseline": "Detectron2's MViT"},
     "timm": {"candidate": "mvit_det", "baseline": "timm"},
+    "torchvision": {"candidate": "mvit_det", "baseline": "torchvision"},
     "mvit_det": {"candidate": "mvit_det, with", "baseline": "mvit_det, without"},
 }
 PANELS = {"s": ("Time (s)", 1.0), "bytes": ("Peak memory (GiB)", 2.0**30)}
@@ -109,7 +111,7 @@ def provenance(command: Sequence[str]) -> dict[str, Any]:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draws the time and memory of a sweep against the size of the image.
+    """Draws the time and memory of a sweep against the size of the image or the length of the clip.
 
     Both axes are logarithmic: the slope of the grey line is growth in proportion to the pixels.
 
@@ -122,7 +124,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         _draw_panel(axes, [row for row in rows if row.unit == unit], scale)
         axes.set_ylabel(label)
     case = rows[0].case
-    figure.suptitle(f"{case.model}, {case.dtype}, batch {case.batch}, {case.device.upper()}")
+    of = f"{case.model}, {case.image_size[0]}²" if case.task == "video" else case.model
+    figure.suptitle(f"{of}, {case.dtype}, batch {case.batch}, {case.device.upper()}")
     figure.savefig(path, dpi=150)
 
 
@@ -161,7 +164,8 @@ def _row_as_json(row: Row) -> dict[str, Any]:
 
 
 def _draw_panel(axes: Axes, rows: Sequence[Row], scale: float) -> None:
-    sizes = sorted({row.case.image_size for row in rows}, key=lambda size: size[0] * size[1])
+    cases = sorted({row.case.pixels: row.case for row in rows}.items())
+    is_video = rows[0].case.task == "video"
     per_pixel = []
     for name in PASSES:
         for side, colour in zip(SIDES, COLOURS):
@@ -176,17 +180,23 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], scale: float) -> None:
                 per_pixel += [value / pixels for pixels, value in points]
     axes.loglog()
     axes.yaxis.set_major_formatter("{x:g}")
-    ticks = [height * width for height, width in sizes]
+    ticks = [pixels for pixels, _ in cases]
     if per_pixel:
         # Below all others.
         line = [0.7 * min(per_pixel) * pixels for pixels in ticks]
-        axes.plot(ticks, line, color="0.6", linewidth=1, label="proportional to pixels")
+        to = "frames" if is_video else "pixels"
+        axes.plot(ticks, line, color="0.6", linewidth=1, label=f"proportional to {to}")
         axes.legend(frameon=False, fontsize=9)
-    labels = [f"{h}²" if h == w else f"{h}×{w}" for h, w in sizes]
-    axes.set_xticks(ticks, labels, rotation=30 if len(sizes) > 4 else 0)
+    labels = [str(case.frames) if is_video else _image_label(case) for _, case in cases]
+    axes.set_xticks(ticks, labels, rotation=30 if len(ticks) > 4 else 0)
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("Image size (pixels)")
+    axes.set_xlabel("Clip length (frames)" if is_video else "Image size (pixels)")
     tidy(axes)
+
+
+def _image_label(case: Case) -> str:
+    height, width = case.image_size
+    return f"{height}²" if height == width else f"{height}×{width}"
 
 
 def _cpu_model() -> str:

@@ -14,13 +14,27 @@ from detectron2.modeling import GeneralizedRCNN, MViT
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
+from torchvision.models.video import mvit as torchvision_mvit
 
 from ..acceleration import accelerate
-from ..checkpoint.formats import to_timm
+from ..checkpoint.formats import to_timm, to_torchvision, torchvision_shape
 from ..config import load_config
 from ..errors import ConfigError
 from ..model_zoo import configs_folder
-from ..modeling import MViTv2, MViTv2Classifier, mvitv2_b, mvitv2_h, mvitv2_l, mvitv2_s, mvitv2_t
+from ..modeling import (
+    MViTv2,
+    MViTv2Classifier,
+    VideoMViT,
+    mvitv2_b,
+    mvitv2_h,
+    mvitv2_l,
+    mvitv2_s,
+    mvitv2_t,
+    video_mvitv2_b,
+    video_mvitv2_l,
+    video_mvitv2_s,
+)
+from ..modeling.video import PATCH_STRIDE
 from .case import DTYPES, Case
 
 
@@ -32,6 +46,12 @@ def mvitv2_pico(**arguments: Any) -> Any:
 
 BUILDERS: dict[str, Callable[..., Any]] = dict(
     t=mvitv2_t, s=mvitv2_s, b=mvitv2_b, l=mvitv2_l, h=mvitv2_h, pico=mvitv2_pico
+)
+VIDEO_BUILDERS: dict[str, Callable[..., VideoMViT]] = dict(
+    s=video_mvitv2_s,
+    b=video_mvitv2_b,
+    l=video_mvitv2_l,
+    pico=partial(VideoMViT, depths=(1, 2, 3, 2), embed_dim=16),
 )
 NUM_CLASSES = 1000  # of classifiers
 # About the mean number of objects of an image of COCO.
@@ -58,7 +78,7 @@ class Workload:
         self.inputs: Any = (
             random_images(case.image_size, case.batch)
             if case.detector
-            else torch.randn(case.batch, 3, *case.image_size, device=case.device)
+            else torch.randn(case.input_shape, device=case.device)
         )
         self.labels = torch.randint(0, NUM_CLASSES, (case.batch,), device=case.device)
         self.autocast = torch.autocast(
@@ -109,7 +129,7 @@ class Workload:
         self.model.zero_grad(set_to_none=True)
         with EventStorage(), self.autocast:
             outputs = self.model(self.inputs)
-            if self.case.task == "classification":
+            if self.case.task != "detection":
                 loss = F.cross_entropy(outputs.float(), self.labels)
             elif self.case.detector:
                 loss = sum(outputs.values())
@@ -125,13 +145,19 @@ def build(case: Case, side: str) -> nn.Module:
     Weights are random, relative positions included, so that an error in any of them shows. There
     is no drop path, so that both sides compute the same in training as well.
     """
-    options: dict[str, Any] = dict(drop_path_rate=0.0, rel_pos_std=0.02)
+    options: dict[str, Any] = dict(drop_path_rate=0.0)
     if side == "candidate" and case.checkpoint:
         options["use_checkpoint"] = case.checkpoint == ("all",) or list(case.checkpoint)
     if side == "candidate" and case.mask_padding:
         options["mask_padding"] = True
     torch.manual_seed(0)
     is_upstream = side == "baseline" and case.baseline != "mvit_det"
+    if case.task == "video":
+        # The relative positions of these models always start at random.
+        options.update(num_classes=NUM_CLASSES, frames=case.frames, img_size=case.image_size[0])
+        video_model = VIDEO_BUILDERS[case.size](**options)
+        return torchvision_of(video_model) if is_upstream else video_model
+    options["rel_pos_std"] = 0.02
     if case.task == "classification":
         options.update(num_classes=NUM_CLASSES, pretrain_img_size=case.image_size[0])
         classifier = BUILDERS[case.size](**options)
@@ -207,6 +233,39 @@ def timm_of(model: MViTv2Classifier) -> nn.Module:
     upstream = MultiScaleVit(config, image_size, num_classes=model.head.out_features)
     weights = model.state_dict()
     upstream.load_state_dict({new: weights[name] for name, new in to_timm(weights).items()})
+    return upstream
+
+
+def torchvision_of(model: VideoMViT) -> nn.Module:
+    """Builds torchvision's MViTv2 with the plan and the weights of a model for clips."""
+    settings = [
+        torchvision_mvit.MSBlockConfig(
+            num_heads=block.num_heads,
+            input_channels=block.dim,
+            output_channels=block.dim_out,
+            kernel_q=[3, 3, 3],
+            kernel_kv=[3, 3, 3],
+            stride_q=[1, block.query_stride, block.query_stride],
+            stride_kv=[1, block.key_stride, block.key_stride],
+        )
+        for block in model.plan
+    ]
+    time, height, width = model.position_grid
+    upstream = torchvision_mvit.MViT(
+        spatial_size=(height * PATCH_STRIDE[1], width * PATCH_STRIDE[2]),
+        temporal_size=time * PATCH_STRIDE[0],
+        block_setting=settings,
+        residual_pool=True,
+        residual_with_cls_embed=False,
+        rel_pos_embed=True,
+        proj_after_attn=True,
+        num_classes=model.head.out_features,
+    )
+    weights = model.state_dict()
+    names = to_torchvision(weights)
+    upstream.load_state_dict(
+        {names[n]: weight.view(torchvision_shape(n, weight)) for n, weight in weights.items()}
+    )
     return upstream
 
 

@@ -91,6 +91,41 @@ def test_a_classifier_is_compared_with_timms():
     assert "× as fast" in table
 
 
+def test_a_video_model_is_compared_with_torchvisions():
+    video = dict(image_size=(64, 64), task="video", frames=6, baseline="torchvision", repeats=1)
+    case = Case(**{**PICO, **video})
+    sides = {side: Workload(case, side) for side in ("candidate", "baseline")}
+    assert check_parity(case, sides) < 1e-5
+    for workload in sides.values():
+        workload.run("train")
+    ours, theirs = (sides[side].model for side in ("candidate", "baseline"))
+    torch.testing.assert_close(ours.head.weight.grad, theirs.head[1].weight.grad)
+    torch.testing.assert_close(
+        ours.patch_embed.proj.weight.grad, theirs.conv_proj.weight.grad, rtol=1e-3, atol=1e-6
+    )
+    rows = compare(replace(case, what=("forward", "train")))
+    assert all(row.floor > 0 for row in rows)
+    assert rows[0].flops == pytest.approx(count_flops(replace(case, checkpoint=("all",))))
+    table = format_rows(rows)
+    assert "| torchvision " in table
+    assert "MViTv2-pico video model, 6×64×64, batch 1, fp32" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (dict(size="t"), "size t"),
+        (dict(image_size=(64, 96)), "64 by 96"),
+        (dict(frames=1), "not 1"),
+        (dict(mask_padding=True), "video"),
+    ],
+)
+def test_cases_of_clips_are_checked(arguments, named):
+    video = dict(image_size=(64, 64), task="video", baseline="torchvision")
+    with pytest.raises(ConfigError, match=named):
+        Case(**{**PICO, **video, **arguments})
+
+
 @pytest.mark.parametrize(
     "arguments", [dict(checkpoint=("all",)), dict(checkpoint=("scale2",), dtype="bf16")], ids=str
 )

@@ -101,6 +101,19 @@ def test_a_run_of_runtimes(run_tool, tmp_path, capsys):
     assert (tmp_path / "runtimes.md").read_text().strip() in table
 
 
+def test_clip_lengths_make_a_plot(run_tool, tmp_path, capsys):
+    run_tool(
+        *("--task", "video", "--size", "pico", "--image-size", 32, 32, "--clip-lengths", 2, 4),
+        *("--what", "forward,memory", "--repeats", 1, "--output", tmp_path),
+    )
+    table = capsys.readouterr().out
+    assert "MViTv2-pico video model, 2×32×32" in table
+    assert "time per pixel over that of 2×32×32" in table
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
+    assert [row["case"]["frames"] for row in rows] == [2, 2, 4, 4, 4]
+    assert cv2.imread(str(tmp_path / "benchmark.png")).shape[1] > 1000
+
+
 def test_an_error_is_one_sentence_without_a_traceback(run_tool):
     with pytest.raises(SystemExit, match="^error: dtype fp16 needs CUDA"):
         run_tool("--dtype", "fp16")
@@ -115,6 +128,7 @@ def test_an_error_is_one_sentence_without_a_traceback(run_tool):
         (["--runtime", "tensorrt"], "'tensorrt' is none of pytorch, "),
         (["--runtime", "--batch", "2"], "--batch: not allowed with argument --runtime"),
         (["--repeats", "0"], "--repeats: must be positive, not 0"),
+        (["--clip-lengths", "8"], "--clip-lengths: needs --task video"),
     ],
 )
 def test_invalid_options_are_refused(run_tool, arguments, message, capsys):
@@ -146,6 +160,11 @@ def test_invalid_options_are_refused(run_tool, arguments, message, capsys):
         (
             ["--loader", "flowers", "--image-size", "64", "64", "--batch", "2"],
             [Case("t", "classification", (64, 64), batch=2, baseline="timm")],
+        ),
+        (["--task", "video"], [Case("s", "video", (224, 224), baseline="torchvision")]),
+        (
+            ["--task", "video", "--size", "b", "--clip-lengths", "32", "8"],
+            [Case("b", "video", (224, 224), frames=n, baseline="torchvision") for n in (8, 32)],
         ),
         (["--sweep"], [Case(image_size=(n, n)) for n in (256, 512, 768, 1024, 1536, 2048)]),
     ],
