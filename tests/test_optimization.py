@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mvit_det import MViTv2Backbone
-from mvit_det.modeling import MViTv2Classifier
+from mvit_det.modeling import MViTv2Classifier, VideoMViT
 from mvit_det.optimization import parameter_groups
 
 
@@ -173,3 +173,10 @@ def test_a_classifier_freezes_as_a_backbone_does_but_for_its_norm(freeze_at, tra
 def test_more_stages_than_there_are():
     with pytest.raises(ValueError, match="freeze_at must be between 0 and 3, not 4"):
         Detector(freeze_at=4)
+
+
+def test_a_video_model_freezes_all_but_its_head():
+    model = VideoMViT(3, depths=[1, 1], embed_dim=8, frames=4, img_size=32, freeze_at=3).train()
+    assert set(settings(model, base_lr=0.1)) == {"head.weight", "head.bias"}
+    assert not model.norm.training
+    assert model.dropout.training

@@ -22,6 +22,8 @@ class VideoMViT(MultiScaleTransformer):
     is not pooled after that. Parameters are named as in SlowFast, whose models these are.
     """
 
+    frozen_with_blocks = ("norm",)
+
     def __init__(
         self,
         num_classes: int,
@@ -45,6 +47,7 @@ class VideoMViT(MultiScaleTransformer):
         init_std: float = 0.02,
         norm_layer: NormLayer = partial(nn.LayerNorm, eps=1e-6),
         use_checkpoint: bool = False,
+        freeze_at: int = 0,
     ) -> None:
         """Builds all stages.
 
@@ -76,6 +79,7 @@ class VideoMViT(MultiScaleTransformer):
             norm_layer: makes a norm of the last axis from its width.
             use_checkpoint: computes blocks again in the backward pass instead of keeping their
                 activations.
+            freeze_at: as for `freeze`; `len(depths) + 1` freezes all but the head.
 
         Raises:
             ValueError: an argument is out of range or does not fit the others; names it.
@@ -133,6 +137,7 @@ class VideoMViT(MultiScaleTransformer):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.plan[-1].dim_out, num_classes)
         self._initialize(init_std)
+        self.freeze(freeze_at)
 
     def _initialize(self, init_std: float) -> None:
         """As SlowFast does: biases of linear layers and norms start at 0.02."""

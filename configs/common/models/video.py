@@ -15,6 +15,7 @@ model = L(ClipClassifier)(
         img_size=224,
         drop_path_rate=0.2,
         dropout=0.5,
+        freeze_at=0,
     ),
     num_classes=400,
     # 0.45 and 0.225 in the range of pixels, 0 to 255.
