@@ -218,6 +218,12 @@ class Train:
     best_metric: str = _option(
         "bbox/AP", "the weights with its highest value are kept as `model_best.pth`; `''` disables"
     )
+    early_stopping: int = _option(
+        0,
+        "ends the training after so many evaluations in a row without a new best value of "
+        "`train.best_metric`; 0 disables",
+        least=0,
+    )
     max_nonfinite_steps: int = _option(
         10, "consecutive steps with an infinite or NaN loss or gradient that are skipped", least=0
     )
@@ -228,6 +234,9 @@ class Train:
     checkpointer: Checkpointing = field(default_factory=Checkpointing)
     eval_period: int = _option(
         5000, "iterations between evaluations; 0 evaluates only at the end", least=0
+    )
+    validation_loss: bool = _option(
+        False, "evaluations also compute the losses on the test dataset (detectors)"
     )
     log_period: int = _option(
         20, "iterations between lines of the log and of `metrics.json`", least=1

@@ -29,6 +29,7 @@ from ..evaluation import inference_on_dataset, save_report
 from ..visualization import save_prediction_grid
 from .hooks import unknown_metric
 from .parallel import unsharded
+from .validation_loss import ValidationLoss
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,10 @@ class Evaluation:
         return instantiate(loader)
 
     @cached_property
+    def _validation_loss(self) -> ValidationLoss | None:
+        return ValidationLoss(self.config) if self.config.train.get("validation_loss") else None
+
+    @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes that the evaluators know; [] if they are unknown."""
         # Loading the dataset makes them known.
@@ -81,8 +86,9 @@ class Evaluation:
                 image grid.
 
         Returns:
-            Metrics by task, such as `{"bbox": {"AP": …}, "segm": {"AP": …}}` in percent; {} in all
-            ranks but the main process.
+            Metrics by task, such as `{"bbox": {"AP": …}, "segm": {"AP": …}}` in percent, and with
+            `train.validation_loss` the losses as "validation"; {} in all ranks but the main
+            process.
 
         Raises:
             ImageError: an image cannot be used, and `data.on_bad_image` is "raise".
@@ -95,15 +101,17 @@ class Evaluation:
             # The loader first: it generates datasets that are missing.
             loader, evaluator = self.loader, self._evaluator(path)
             detector = self._detector(model)
+            validation_loss = self._validation_loss
             with unsharded(model), _evaluation_mode(model):
                 results = inference_on_dataset(detector, loader, evaluator)
+                losses = validation_loss(model) if validation_loss else {}
             # A panoptic evaluator has one for instances.
             instances = getattr(evaluator, "instances", evaluator)
             save_report(instances, path)
             self._save_grid(getattr(instances, "predictions", None), path / "predictions.png")
             # Predictions of a whole dataset are large.
             evaluator.reset()
-        return results
+        return {**results, "validation": losses} if losses else results
 
     def _detector(self, model: nn.Module) -> Any:
         """The model, with test-time augmentation or slices if the config says so."""

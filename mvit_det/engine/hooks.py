@@ -16,7 +16,7 @@ from .ema import ModelEMA
 
 logger = logging.getLogger(__name__)
 
-BEST, FINAL_EMA = "model_best", "model_final_ema"
+BEST, FINAL, FINAL_EMA = "model_best", "model_final", "model_final_ema"
 
 
 def unknown_metric(name: str, known: Sequence[str]) -> ConfigError:
@@ -51,7 +51,7 @@ class Checkpoints(HookBase):
         """Saves a checkpoint, if it is time."""
         done = self.trainer.iter + 1
         if done >= self.trainer.max_iter:
-            self._save("model_final")
+            self._save(FINAL)
         elif self.trainer.stopped:
             self._save(f"model_{done:07d}")
         elif done % self.period == 0:
@@ -75,6 +75,11 @@ class Evaluations(HookBase):
     Results or best weights that cannot be written do not end the training; results of the
     evaluation at the end have to be written.
 
+    With early stopping, the training ends with the evaluation that is the last of `patience`
+    evaluations without a new best value. Its results are the final ones, and its weights are
+    saved as `model_final`. The number is derived from the iteration of the best weights, so that a
+    resumed training stops where an uninterrupted one does, and one that had stopped ends at once.
+
     Attributes:
         results: metrics of the last evaluation by task; those of the EMA with the prefix "ema/".
     """
@@ -86,6 +91,7 @@ class Evaluations(HookBase):
         checkpointer: Checkpointer,
         *,
         best_metric: str = "",
+        patience: int = 0,
         ema: ModelEMA | None = None,
         resumed: bool = False,
     ) -> None:
@@ -97,6 +103,8 @@ class Evaluations(HookBase):
             checkpointer: writes the best weights so far to `model_best.pth`.
             best_metric: the higher, the better, such as "bbox/AP"; '' keeps no best weights. One
                 that the first evaluation does not have raises a `ConfigError`.
+            patience: evaluations without a new best value after which the training ends; 0
+                disables early stopping, as do metrics that are all NaN.
             ema: is evaluated as well.
             resumed: whether the best weights before the interruption count.
         """
@@ -104,9 +112,12 @@ class Evaluations(HookBase):
         self.period = period
         self.checkpointer = checkpointer
         self.best_metric = best_metric
+        self.patience = patience
         self.ema = ema
         self.resumed = resumed
         self.best = float("-inf")
+        # Number of steps of the best weights, and of the last evaluation.
+        self.best_after = self.evaluated_after = 0
         self.results: dict[str, Any] = {}
 
     def before_train(self) -> None:
@@ -116,14 +127,22 @@ class Evaluations(HookBase):
                 best = self.checkpointer.metadata(BEST)
                 if best.get("metric") == self.best_metric:
                     self.best = best["value"]
+                    self.best_after = best["iteration"] + 1
             except CheckpointError as error:
                 logger.warning("The best metric so far is unknown: %s", error)
+        if self._is_over(self.trainer.start_iter):
+            self._end_early(self.trainer.start_iter)
 
     def after_step(self) -> None:
         """Evaluates, if it is time and not the end."""
         done = self.trainer.iter + 1
         if self.period and done % self.period == 0 and done < self.trainer.max_iter:
             self._evaluate()
+            if self._is_over(done) and not self.trainer.stopped:
+                self.checkpointer.save(
+                    FINAL, trainer=self.trainer.state_dict(), iteration=self.trainer.iter
+                )
+                self._end_early(done)
 
     def after_train(self) -> None:
         """Evaluates after the last step, unless the training ended early."""
@@ -131,9 +150,26 @@ class Evaluations(HookBase):
             if self.ema is not None:
                 with self.ema.applied():
                     self.checkpointer.save(FINAL_EMA, resumable=False)
-            self._evaluate()
+            if self.evaluated_after != self.trainer.iter:
+                self._evaluate()
+
+    def _is_over(self, done: int) -> bool:
+        """Whether the last evaluations up to a number of steps brought no new best value."""
+        if not self.patience or not self.period or self.best == float("-inf"):
+            return False
+        return done // self.period - self.best_after // self.period >= self.patience
+
+    def _end_early(self, done: int) -> None:
+        logger.info(
+            "Early stopping after iteration %d: no better %s than %.2f (iteration %d, %s.pth) in "
+            "the last %d evaluations",
+            *(done, self.best_metric, self.best, self.best_after, BEST, self.patience),
+        )
+        self.trainer.max_iter = done
 
     def _evaluate(self) -> None:
+        # At the end, `iter` is the number of steps.
+        self.evaluated_after = min(self.trainer.iter + 1, self.trainer.max_iter)
         results = self._results("evaluation")
         self._keep_if_best(results, "weights")
         if self.ema is not None:
@@ -174,6 +210,7 @@ class Evaluations(HookBase):
         value = float(metrics.get(self.best_metric, float("nan")))
         if value > self.best:
             self.best = value
+            self.best_after = self.evaluated_after
             try:
                 self.checkpointer.save(
                     BEST,

@@ -69,10 +69,12 @@ class MetricPrinter(EventWriter):
     def write(self) -> None:
         """Logs the line, once per iteration; also records `eta_seconds` for other writers."""
         storage = get_event_storage()
-        done = storage.iter + 1
-        if storage.iter >= self.max_iter or storage.iter == self.last_write:
+        # After the last step, the storage is one iteration ahead.
+        _, iteration = storage.latest().get("total_loss", (0.0, self.last_write))
+        if iteration == self.last_write:
             return
-        self.last_write = storage.iter
+        self.last_write = iteration
+        done = iteration + 1
         values = {name: value for name, (value, _) in storage.latest_with_smoothing_hint().items()}
         entries = []
         # Missing in the first few iterations, which take longer than others.
@@ -81,7 +83,7 @@ class MetricPrinter(EventWriter):
             storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
             entries.append(f"eta: {datetime.timedelta(seconds=int(seconds))}")
         entries.append(f"iter: {done}/{self.max_iter}")
-        entries += [f"{name}: {value:.4g}" for name, value in values.items() if "loss" in name]
+        entries += [f"{name}: {value:.4g}" for name, value in values.items() if _is_loss(name)]
         formats = {
             "lr": "lr: {:.4g}",
             "images_per_second": "images/s: {:.4g}",
@@ -176,6 +178,11 @@ def metric_writers(output_dir: str | Path, max_iter: int) -> list[EventWriter]:
         TolerantWriter(JSONWriter(str(folder / METRICS_FILE))),
         TolerantWriter(TensorboardXWriter(str(folder))),
     ]
+
+
+def _is_loss(name: str) -> bool:
+    """Whether a metric is a loss of a step; names of evaluations' metrics have a slash."""
+    return "loss" in name and "/" not in name
 
 
 def _peak_memory(device: str) -> float | None:

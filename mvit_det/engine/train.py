@@ -30,6 +30,7 @@ from .nonfinite import NonFiniteSteps
 from .parallel import parallelize
 from .stopping import TrainingStopped, stop_request
 from .trainer import Trainer
+from .validation_loss import check_validation_loss
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def train(
     if settings.max_iter < 1:
         raise ConfigError(f"train.max_iter must be positive, not {settings.max_iter}")
     check_best_metric(config)
+    _check_evaluations(config)
     prepare_output_dir(config)
     check_datasets(config.dataloader.train.dataset.names, config.dataloader.test.dataset.names)
     seed = settings.seed if settings.seed >= 0 else comm.shared_random_seed()
@@ -113,6 +115,23 @@ def train(
             number = max(comm.all_gather(request.signal))
             raise TrainingStopped(number, trainer.iter + 1, checkpointer.last_name())
     return evaluations.results
+
+
+def _check_evaluations(config: DictConfig) -> None:
+    """Raises a `ConfigError` about what an evaluation would otherwise find out much later."""
+    settings = config.train
+    if settings.validation_loss:
+        check_validation_loss(config)
+    if settings.best_metric.endswith("loss"):
+        raise ConfigError(
+            f"train.best_metric='{settings.best_metric}' is a loss, and the highest value "
+            "counts as the best; choose a metric such as bbox/AP"
+        )
+    if settings.early_stopping and not (settings.best_metric and settings.eval_period):
+        raise ConfigError(
+            f"train.early_stopping={settings.early_stopping} needs a train.best_metric and a "
+            f"train.eval_period above 0, not '{settings.best_metric}' and {settings.eval_period}"
+        )
 
 
 def _build_model(config: DictConfig, seed: int) -> nn.Module:
@@ -172,6 +191,7 @@ def _register_hooks(
         settings.eval_period,
         checkpointer,
         best_metric=settings.best_metric,
+        patience=settings.early_stopping,
         ema=ema,
         resumed=resumed,
     )

@@ -96,6 +96,8 @@ class Trainer(TrainerBase):
     def train(self, start_iter: int, max_iter: int) -> None:
         """Runs the steps from `start_iter` up to `max_iter`, or until it is asked to stop.
 
+        Hooks may lower the attribute `max_iter`, which ends the training early.
+
         Raises:
             TrainingError: too many steps had an infinite or NaN loss or gradient, or one had such
                 predictions; or a DataLoader worker died.
@@ -112,15 +114,14 @@ class Trainer(TrainerBase):
         with explain_worker_deaths(), EventStorage(start_iter) as self.storage:
             try:
                 self.before_train()
-                for self.iter in range(start_iter, max_iter):
+                # In a complete training, `iter` is `max_iter` in the end; by this, hooks know it.
+                while self.iter < self.max_iter:
                     self.before_step()
                     self.run_step()
                     self.after_step()
                     if self.stopped:
                         break
-                else:
-                    # By this, hooks know that the training is complete.
-                    self.iter = max_iter
+                    self.iter += 1
             finally:
                 self.after_train()
                 # Ends the DataLoader workers.

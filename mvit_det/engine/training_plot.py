@@ -32,12 +32,16 @@ def save_training_plot(metrics_path: str | Path, output_path: str | Path) -> Non
     with any_text():
         figure = new_figure(15, 8)
         losses, terms, ap, rate, speed, memory = figure.subplots(2, 3).flat
-        _draw(losses, rows, {"total_loss": "total"}, "Loss", smooth=True)
+        labels = {"total_loss": "training"}
+        for name in ("validation/total_loss", "ema/validation/total_loss"):
+            if _names(rows, name.__eq__):
+                labels[name] = "validation, EMA" if name.startswith("ema/") else "validation"
+        _draw(losses, rows, labels, "Loss", smooth=True)
         names = _names(rows, lambda name: name.startswith("loss_"))
         labels = {name: name.removeprefix("loss_") for name in names}
         _draw(terms, rows, labels, "Terms of the loss", smooth=True)
         names = _names(rows, lambda name: name.rpartition("/")[2] in SUMMARIES)
-        _draw(ap, rows, {name: _describe(name) for name in names}, "Evaluation (%)", marker="o")
+        _draw(ap, rows, {name: _describe(name) for name in names}, "Evaluation (%)")
         _draw(rate, rows, {"lr": ""}, "Learning rate")
         _draw(speed, rows, {"images_per_second": ""}, "Images per second", smooth=True)
         _draw(memory, rows, {"max_mem": ""}, "Peak memory (GiB)", scale=1 / 1024)
@@ -107,7 +111,6 @@ def _draw(
     title: str,
     *,
     smooth: bool = False,
-    marker: str = "",
     scale: float = 1.0,
 ) -> None:
     """Draws the metrics in `labels`, with their last values in the legend."""
@@ -123,9 +126,12 @@ def _draw(
         iterations, values = np.array(points).T
         colour = COLOURS[number % len(COLOURS)]
         style = "-" if number < len(COLOURS) else "--"
-        if smooth:
+        # An evaluation, whose metrics have a slash in their names, is a point.
+        is_evaluation = "/" in name
+        if smooth and not is_evaluation:
             axes.plot(iterations, values, color=colour, alpha=0.2, linewidth=1, zorder=1)
             values = _smoothed(values)
+        marker = "o" if is_evaluation else ""
         (line,) = axes.plot(iterations, values, style, color=colour, marker=marker, markersize=5)
         drawn.append((values[-1], label, line))
         # Losses of the first steps can be so high that they flatten the rest.

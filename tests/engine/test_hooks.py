@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -20,7 +22,18 @@ class Counter(nn.Module):
         return {"loss": -self.weight}
 
 
-def run(folder, steps, scores=None, *, period=2, best_metric="bbox/AP", ema=False, resumed=False):
+def run(
+    folder,
+    steps,
+    scores=None,
+    *,
+    period=2,
+    best_metric="bbox/AP",
+    patience=0,
+    ema=False,
+    resumed=False,
+    start=0,
+):
     """Trains; `scores` maps the weight at an evaluation to its AP. Returns the evaluations."""
     model = Counter()
     seen = []
@@ -38,18 +51,19 @@ def run(folder, steps, scores=None, *, period=2, best_metric="bbox/AP", ema=Fals
     )
     checkpointer = Checkpointer(model, folder, class_names=["thing"])
     checkpointer.resume_or_load("", resume=resumed)
-    nn.init.zeros_(model.weight)
+    nn.init.constant_(model.weight, float(start))
     average = ModelEMA(model, 0.5, 0) if ema else None
     evaluations = Evaluations(
         evaluate,
         period,
         checkpointer,
         best_metric=best_metric,
+        patience=patience,
         ema=average,
         resumed=resumed,
     )
     trainer.register_hooks([average, Checkpoints(checkpointer, 3, keep_last=2), evaluations])
-    trainer.train(0, steps)
+    trainer.train(start, steps)
     return seen, evaluations.results
 
 
@@ -126,6 +140,63 @@ def test_no_best_weights_if_there_is_no_metric(tmp_path, caplog):
 def test_nan_is_no_best(tmp_path):
     run(tmp_path, 4, {2: float("nan"), 4: float("nan")})
     assert not (tmp_path / "model_best.pth").exists()
+
+
+FALLING = {2: 10.0, 4: 30.0, 6: 30.0, 8: 20.0, 10: 40.0, 12: 5.0}
+
+
+def test_early_stopping_ends_with_the_last_evaluation(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    seen, results = run(tmp_path, 12, FALLING, patience=2)
+    # The evaluation that stops is the final one, and is not repeated.
+    assert [weight for _, weight in seen] == [2, 4, 6, 8]
+    assert results["bbox"]["AP"] == 20.0
+    assert weights_in(tmp_path, "model_best")["model"]["weight"] == 4
+    final = weights_in(tmp_path, "model_final")
+    assert (final["model"]["weight"], final["iteration"], final["trainer"]["iteration"]) == (
+        8,
+        7,
+        7,
+    )
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    (message,) = [r.getMessage() for r in caplog.records if "Early stopping" in r.getMessage()]
+    assert "after iteration 8: no better bbox/AP than 30.00 (iteration 4, " in message
+
+
+def test_without_early_stopping_or_with_patience_a_training_is_complete(tmp_path):
+    for number, patience in enumerate((0, 3)):
+        seen, results = run(tmp_path / str(number), 12, FALLING, patience=patience)
+        assert len(seen) == 6
+        assert results["bbox"]["AP"] == 5.0
+
+
+@pytest.mark.parametrize("interrupted", [3, 5, 7])
+def test_early_stopping_counts_on_after_a_resume(tmp_path, interrupted):
+    run(tmp_path, interrupted, {**FALLING, 3: 0.0, 5: 0.0, 7: 0.0}, patience=2)
+    # The evaluation at the end of the first part is none of the periodic ones.
+    seen, _ = run(tmp_path, 12, FALLING, patience=2, resumed=True, start=interrupted)
+    assert seen[-1] == ("evaluation", 8)
+
+
+def test_a_training_that_had_stopped_early_ends_at_once(tmp_path):
+    run(tmp_path, 12, FALLING, patience=2)
+    seen, results = run(tmp_path, 12, FALLING, patience=2, resumed=True, start=8)
+    assert seen == [("evaluation", 8)]
+    assert results["bbox"]["AP"] == 20.0
+    assert len(run(tmp_path, 12, FALLING, patience=0, resumed=True, start=8)[0]) == 2
+
+
+def test_nan_stops_nothing_early(tmp_path):
+    nan = dict.fromkeys(FALLING, float("nan"))
+    assert len(run(tmp_path, 12, nan, patience=1)[0]) == 6
+
+
+def test_early_stopping_saves_the_average_too(tmp_path):
+    scores = {2: 30.0, 1: 1.0, 4: 20.0, 3: 2.0}
+    seen, results = run(tmp_path, 6, scores, patience=1, ema=True)
+    assert [name for name, _ in seen] == ["evaluation", "evaluation_ema"] * 2
+    assert (results["bbox"]["AP"], results["ema/bbox"]["AP"]) == (20.0, 2.0)
+    assert weights_in(tmp_path, "model_final_ema")["model"]["weight"] == 3.0625
 
 
 def test_averaged_weights_are_evaluated_beside_the_raw_ones(tmp_path):

@@ -85,7 +85,9 @@ def test_curves_are_drawn_where_there_are_values(tmp_path):
             lr=1e-3,
             images_per_second=12.0,
             max_mem=2048.0,
-            **{"bbox/AP": number / 2, "ema/segm/AP": 3.0} if number % 10 == 0 else {},
+            **{"bbox/AP": number / 2, "ema/segm/AP": 3.0, "validation/total_loss": 1.5}
+            if number % 10 == 0
+            else {},
         )
         for number in range(60)
     )
