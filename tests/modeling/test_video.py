@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video import mvit as torchvision_mvit
 
@@ -287,6 +288,27 @@ def test_checkpointing_and_fused_kernels_keep_logits_and_gradients(variant):
     for (name, _), one, other in zip(model.named_parameters(), actual, expected):
         if not name.endswith("norm_k.bias"):
             assert (one - other).norm() <= 1e-4 * other.norm(), name
+
+
+@pytest.mark.parametrize("variant", [{}, V1], ids=["v2", "v1"])
+def test_no_attention_map_is_ever_written_whole(variant):
+    torch.manual_seed(0)
+    model = VideoMViT(
+        5, depths=(1, 1), embed_dim=8, key_stride=4, **variant, frames=16, img_size=160
+    )
+    clips = torch.randn(1, 3, 16, 160, 160)
+    kept = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.nbytes) or tensor, lambda tensor: tensor
+    )
+    with profile(profile_memory=True) as profiler, hooks:
+        model(clips).sum().backward()
+    largest = max(event.self_cpu_memory_usage for event in profiler.events())
+    # In the first block queries are full and keys pooled by 4; in the second both are pooled by 2.
+    bytes_of_map = min(4 * (1 + 12800) * (1 + 800), 4 * (1 + 3200) ** 2)
+    # A block of 1,024 queries is a third of the second map.
+    assert largest < bytes_of_map / 2
+    assert sum(kept) < bytes_of_map
 
 
 @pytest.mark.parametrize(
