@@ -17,12 +17,11 @@ from ..data.labelled_files import load_files
 from ..data.videos import read_preview
 from ..errors import ImageError
 from ..plotting import any_text, new_figure, shorten
+from .plots import draw_confusion
 
 logger = logging.getLogger(__name__)
 
 TOP = 5
-# With more classes, the names beside a confusion matrix cannot be read.
-MAX_NAMED_CLASSES = 60
 WORST_MISTAKES = 12
 
 
@@ -118,7 +117,7 @@ class AccuracyEvaluator(DatasetEvaluator):
             writer = csv.writer(file)
             writer.writerow(["class", "images", "top1", "top5", "most_confused_with"])
             writer.writerows(self._rows())
-        self._draw_confusion(folder / "confusion_matrix.png")
+        draw_confusion(self.confusion, self.class_names, folder / "confusion_matrix.png")
         if self.mistakes:
             self._draw_mistakes(folder / "worst_mistakes.png")
         logger.info("Accuracy by class, confusion matrix and worst mistakes are in %s", folder)
@@ -135,26 +134,6 @@ class AccuracyEvaluator(DatasetEvaluator):
             confused = self.class_names[others.argmax()] if others.any() else ""
             rows.append([name, images, *shares, confused])
         return rows
-
-    def _draw_confusion(self, path: Path) -> None:
-        """Draws the share of each class's images that goes to each class."""
-        counts = self.confusion
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        is_named = len(counts) <= MAX_NAMED_CLASSES
-        side = 3 + 0.3 * len(counts) if is_named else 10
-        with any_text():
-            figure = new_figure(side, side)
-            axes = figure.add_subplot()
-            image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
-            axes.set_xlabel("predicted class")
-            axes.set_ylabel("true class")
-            if is_named:
-                names = [shorten(name, 20) for name in self.class_names]
-                axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-                axes.set_yticks(range(len(names)), names, fontsize=8)
-            bar = figure.colorbar(image, ax=axes, shrink=0.6)
-            bar.set_label("images of the true class (%)")
-            figure.savefig(path, dpi=100)
 
     def _draw_mistakes(self, path: Path) -> None:
         columns = min(4, len(self.mistakes))

@@ -19,6 +19,7 @@ from ..data.coco import CocoDataset, read_coco
 from ..data.validation import is_area
 from ..errors import DatasetError
 from .instances import InstanceEvaluator, for_task
+from .matching import Matches
 from .metrics import METRICS, TASK_NAMES, TaskEvaluation
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class COCOEvaluator(InstanceEvaluator):
         predictions: those of the last evaluation in COCO's result format, as in the file; empty
             before, and in all processes but the main one.
         task_evaluations: by task, the metrics of the last evaluation class by class; likewise.
+        matches: by task, which predictions found an object; likewise.
 
     Raises:
         DatasetError: the dataset is not registered, or its annotations cannot be read.
@@ -78,6 +80,7 @@ class COCOEvaluator(InstanceEvaluator):
         super().reset()
         self.predictions: list[dict[str, Any]] = []
         self.task_evaluations: dict[str, TaskEvaluation] = {}
+        self.matches: dict[str, Matches] = {}
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> dict[str, dict[str, float]]:
         """Computes the metrics.
@@ -160,6 +163,9 @@ class COCOEvaluator(InstanceEvaluator):
         if image_ids is not None:
             evaluation.params.imgIds = list(image_ids)
         evaluation.run()
+        images = set(evaluation.params.imgIds)
+        annotations = [each for each in self.dataset.annotations if each["image_id"] in images]
+        self.matches[task] = Matches.of(evaluation, annotations, self.predictions)
         return TaskEvaluation.of(evaluation)
 
 

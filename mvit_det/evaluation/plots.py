@@ -1,4 +1,4 @@
-"""Plots of an evaluation: precision against recall, and AP by class."""
+"""Plots of an evaluation: precision against recall, AP by class, and confusion of classes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +17,8 @@ GREYS = ("#a0a0a0", "#606060", "#000000")
 # With more classes, their curves cannot be told apart.
 MAX_CLASSES_WITH_CURVES = 10
 BARS_PER_COLUMN = 40
+# With more classes, the names beside a confusion matrix cannot be read.
+MAX_NAMED_CLASSES = 60
 
 
 def draw_precision_recall(evaluations: Mapping[str, TaskEvaluation], path: Path) -> None:
@@ -82,6 +84,42 @@ def draw_ap_by_class(evaluations: Mapping[str, TaskEvaluation], path: Path) -> N
             heading += f"; without objects: {missing} of {len(first.class_names)} classes"
         figure.suptitle(heading)
         figure.savefig(path, dpi=110)
+
+
+def draw_confusion(
+    counts: np.ndarray,
+    names: Sequence[str],
+    path: Path,
+    *,
+    title: str = "",
+    item: str = "images of the true class",
+) -> None:
+    """Draws a confusion matrix, as the share of each row.
+
+    Args:
+        counts: (K, K); row is the true class, column the predicted one.
+        names: K names.
+        path: of the PNG to write.
+        title: of the figure.
+        item: unit of the counts.
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    is_named = len(counts) <= MAX_NAMED_CLASSES
+    side = 3 + 0.3 * len(counts) if is_named else 10
+    with any_text():
+        figure = new_figure(side, side)
+        axes = figure.add_subplot()
+        image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel("true class")
+        if is_named:
+            labels = [shorten(name, 20) for name in names]
+            axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
+            axes.set_yticks(range(len(labels)), labels, fontsize=8)
+        bar = figure.colorbar(image, ax=axes, shrink=0.6)
+        bar.set_label(f"{item} (%)")
+        figure.savefig(path, dpi=100)
 
 
 def _draw_mean_curves(axes: Axes, evaluation: TaskEvaluation) -> None:

@@ -4,8 +4,9 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from detectron2.evaluation import DatasetEvaluator
@@ -13,16 +14,20 @@ from detectron2.utils import comm
 
 from .accuracy import AccuracyEvaluator
 from .coco import COCOEvaluator
+from .matching import CONFUSION_THRESHOLD, IOU, Matches
 from .metrics import TaskEvaluation
-from .plots import draw_ap_by_class, draw_precision_recall
+from .plots import draw_ap_by_class, draw_confusion, draw_precision_recall
 
 logger = logging.getLogger(__name__)
+
+_NONE: Mapping[str, Matches] = MappingProxyType({})
 
 
 def save_report(evaluator: DatasetEvaluator, folder: str | Path) -> None:
     """Writes the metrics of a finished evaluation by class, and plots them.
 
-    The files are `metrics.json`, `metrics.csv`, `precision_recall.png` and `ap_by_class.png`.
+    The files are `metrics.json`, `metrics.csv`, `precision_recall.png`, `ap_by_class.png`,
+    `confusion_matrix.csv` and `confusion_matrix.png`, of boxes unless masks alone are evaluated.
     An `AccuracyEvaluator` writes its own files. Nothing is written for other evaluators, or if
     nothing was evaluated, as in all processes but the main one.
 
@@ -36,25 +41,32 @@ def save_report(evaluator: DatasetEvaluator, folder: str | Path) -> None:
     if not evaluations:
         return
     folder = Path(folder)
-    write_json(evaluations, folder / "metrics.json")
-    write_csv(evaluations, folder / "metrics.csv")
+    matches = evaluator.matches
+    write_json(evaluations, folder / "metrics.json", matches)
+    write_csv(evaluations, folder / "metrics.csv", matches)
     draw_precision_recall(evaluations, folder / "precision_recall.png")
     draw_ap_by_class(evaluations, folder / "ap_by_class.png")
+    for task, found in list(matches.items())[:1]:
+        _save_confusion(found, evaluations[task].class_names, folder)
     logger.info("Metrics by class, as tables and plots, are in %s", folder)
 
 
-def write_json(evaluations: Mapping[str, TaskEvaluation], path: Path) -> None:
+def write_json(
+    evaluations: Mapping[str, TaskEvaluation], path: Path, matches: Mapping[str, Matches] = _NONE
+) -> None:
     """Writes all metrics, by task and by class.
 
     `{"bbox": {"objects": 12, "AP": 50.1, …, "classes": [{"class": "cat", "objects": 3, "AP": …},
-    …]}, …}`, in percent. Where there are no objects, a metric is null.
+    …]}, …}`, in percent. Where there are no objects, a metric is null. With `matches`, also the
+    score threshold with the highest F1 and this F1, at an IoU of 0.5.
 
     Args:
         evaluations: by task.
         path: of the file.
+        matches: by task.
     """
     report: dict[str, dict[str, Any]] = {}
-    for row in _rows(evaluations):
+    for row in _rows(evaluations, matches):
         task, name = row.pop("task"), row.pop("class")
         row = {key: None if _is_nan(value) else value for key, value in row.items()}
         if task not in report:
@@ -64,17 +76,21 @@ def write_json(evaluations: Mapping[str, TaskEvaluation], path: Path) -> None:
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_csv(evaluations: Mapping[str, TaskEvaluation], path: Path) -> None:
+def write_csv(
+    evaluations: Mapping[str, TaskEvaluation], path: Path, matches: Mapping[str, Matches] = _NONE
+) -> None:
     """Writes a row per task and class, and one for all classes of a task, which comes first.
 
     The columns are task, class, objects, and the metrics in percent; where there are no objects,
-    a metric's cell is empty.
+    a metric's cell is empty. With `matches`, also the score threshold with the highest F1 and this
+    F1, at an IoU of 0.5; in the row of all classes, the best single threshold for all of them.
 
     Args:
         evaluations: by task.
         path: of the file.
+        matches: by task.
     """
-    rows = list(_rows(evaluations))
+    rows = list(_rows(evaluations, matches))
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -82,13 +98,42 @@ def write_csv(evaluations: Mapping[str, TaskEvaluation], path: Path) -> None:
             writer.writerow({key: "" if _is_nan(value) else value for key, value in row.items()})
 
 
-def _rows(evaluations: Mapping[str, TaskEvaluation]) -> Iterator[dict[str, Any]]:
+def _save_confusion(matches: Matches, class_names: Sequence[str], folder: Path) -> None:
+    """Writes the confusion matrix of detections as CSV and PNG."""
+    counts = matches.confusion()
+    names = [*class_names, "background"]
+    with (folder / "confusion_matrix.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["true class", *names])
+        writer.writerows([name, *row] for name, row in zip(names, counts.tolist()))
+    draw_confusion(
+        counts,
+        names,
+        folder / "confusion_matrix.png",
+        title=f"Detections with a score of at least {CONFUSION_THRESHOLD}, IoU {IOU}",
+        item="share of the row",
+    )
+
+
+def _rows(
+    evaluations: Mapping[str, TaskEvaluation], matches: Mapping[str, Matches]
+) -> Iterator[dict[str, Any]]:
     for task, evaluation in evaluations.items():
         objects = [int(count) for count in evaluation.objects]
-        yield {"task": task, "class": "all", "objects": sum(objects), **evaluation.metrics()}
+        found = matches.get(task)
+        figures = {**evaluation.metrics(), **_threshold(found)}
+        yield {"task": task, "class": "all", "objects": sum(objects), **figures}
         for index, name in enumerate(evaluation.class_names):
-            figures = evaluation.metrics(index)
+            figures = {**evaluation.metrics(index), **_threshold(found, index)}
             yield {"task": task, "class": name, "objects": objects[index], **figures}
+
+
+def _threshold(matches: Matches | None, index: int | None = None) -> dict[str, float]:
+    if matches is None:
+        return {}
+    category = None if index is None else matches.category_ids[index]
+    threshold, f1 = matches.best_threshold(category)
+    return {"F1": f1, "best_threshold": threshold}
 
 
 def _is_nan(value: Any) -> bool:

@@ -9,7 +9,14 @@ from detectron2.evaluation import DatasetEvaluators
 
 from mvit_det.evaluation import COCOEvaluator, inference_on_dataset, save_report
 
-FILES = ["ap_by_class.png", "metrics.csv", "metrics.json", "precision_recall.png"]
+FILES = [
+    "ap_by_class.png",
+    "confusion_matrix.csv",
+    "confusion_matrix.png",
+    "metrics.csv",
+    "metrics.json",
+    "precision_recall.png",
+]
 
 
 def test_files_hold_the_figures_that_the_evaluation_returns(shapes_root, tmp_path, truthful_model):
