@@ -238,6 +238,9 @@ class Train:
     validation_loss: bool = _option(
         False, "evaluations also compute the losses on the test dataset (detectors)"
     )
+    loggers: list[str] = _option(
+        ["tensorboard"], "where metrics go beside `metrics.json`: `tensorboard`, `wandb`, `mlflow`"
+    )
     log_period: int = _option(
         20, "iterations between lines of the log and of `metrics.json`", least=1
     )

@@ -15,6 +15,7 @@ from detectron2.utils.events import (
     TensorboardXWriter,
     get_event_storage,
 )
+from tqdm import tqdm
 
 from .training_plot import save_training_plot
 
@@ -130,6 +131,30 @@ class TolerantWriter(EventWriter):
             self.is_failing = False
 
 
+class ProgressBar(HookBase):
+    """Shows progress and time left on standard error, if that is a terminal."""
+
+    def before_train(self) -> None:
+        """Shows the bar."""
+        self.bar = tqdm(
+            initial=self.trainer.start_iter,
+            total=self.trainer.max_iter,
+            desc="training",
+            unit="it",
+            # None is: off unless standard error is a terminal.
+            disable=None,
+            dynamic_ncols=True,
+        )
+
+    def after_step(self) -> None:
+        """Moves the bar."""
+        self.bar.update()
+
+    def after_train(self) -> None:
+        """Leaves the last state of the bar on the terminal."""
+        self.bar.close()
+
+
 class TrainingPlot(HookBase):
     """Draws `training.png` from `metrics.json`, at every evaluation and at the end.
 
@@ -164,20 +189,22 @@ class TrainingPlot(HookBase):
             logger.warning("The training continues without its plot: %s", error)
 
 
-def metric_writers(output_dir: str | Path, max_iter: int) -> list[EventWriter]:
+def metric_writers(
+    output_dir: str | Path, max_iter: int, tensorboard: bool = True
+) -> list[EventWriter]:
     """Creates writers of metrics to the log, to `metrics.json`, and for TensorBoard.
 
     Args:
         output_dir: folder for the files; it is created if it is missing.
         max_iter: iterations of the training.
+        tensorboard: whether there is a file for TensorBoard.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    return [
-        MetricPrinter(max_iter),
-        TolerantWriter(JSONWriter(str(folder / METRICS_FILE))),
-        TolerantWriter(TensorboardXWriter(str(folder))),
-    ]
+    writers = [MetricPrinter(max_iter), TolerantWriter(JSONWriter(str(folder / METRICS_FILE)))]
+    if tensorboard:
+        writers.append(TolerantWriter(TensorboardXWriter(str(folder))))
+    return writers
 
 
 def _is_loss(name: str) -> bool:

@@ -25,7 +25,8 @@ from ..modeling import MultiScaleTransformer
 from .ema import ModelEMA
 from .evaluate import Evaluation, category_ids, check_best_metric, class_names
 from .hooks import Checkpoints, Evaluations
-from .monitoring import SpeedAndMemory, TrainingPlot, metric_writers
+from .loggers import check_loggers, tracker_writers
+from .monitoring import ProgressBar, SpeedAndMemory, TrainingPlot, metric_writers
 from .nonfinite import NonFiniteSteps
 from .parallel import parallelize
 from .stopping import TrainingStopped, stop_request
@@ -68,7 +69,7 @@ def train(
     if settings.max_iter < 1:
         raise ConfigError(f"train.max_iter must be positive, not {settings.max_iter}")
     check_best_metric(config)
-    _check_evaluations(config)
+    _check_settings(config)
     prepare_output_dir(config)
     check_datasets(config.dataloader.train.dataset.names, config.dataloader.test.dataset.names)
     seed = settings.seed if settings.seed >= 0 else comm.shared_random_seed()
@@ -117,9 +118,10 @@ def train(
     return evaluations.results
 
 
-def _check_evaluations(config: DictConfig) -> None:
-    """Raises a `ConfigError` about what an evaluation would otherwise find out much later."""
+def _check_settings(config: DictConfig) -> None:
+    """Raises a `ConfigError` about what a logger or an evaluation would find out much later."""
     settings = config.train
+    check_loggers(settings.loggers)
     if settings.validation_loss:
         check_validation_loss(config)
     if settings.best_metric.endswith("loss"):
@@ -195,11 +197,15 @@ def _register_hooks(
         ema=ema,
         resumed=resumed,
     )
-    writer = plot = None
+    writer = plot = progress = None
     if comm.is_main_process():
-        writers = metric_writers(settings.output_dir, settings.max_iter)
+        writers = metric_writers(
+            settings.output_dir, settings.max_iter, "tensorboard" in settings.loggers
+        )
+        writers += tracker_writers(config, resumed)
         writer = hooks.PeriodicWriter(writers, period=settings.log_period)
         plot = TrainingPlot(settings.output_dir, settings.eval_period)
+        progress = ProgressBar()
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
@@ -213,6 +219,7 @@ def _register_hooks(
             evaluations,
             writer,
             plot,
+            progress,
         ]
     )
     return evaluations

@@ -1,5 +1,6 @@
 """Metrics and logs of a training."""
 
+import io
 import json
 import logging
 
@@ -9,7 +10,7 @@ from detectron2.engine import hooks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from mvit_det.engine.monitoring import SpeedAndMemory, TrainingPlot, metric_writers
+from mvit_det.engine.monitoring import ProgressBar, SpeedAndMemory, TrainingPlot, metric_writers
 from mvit_det.engine.trainer import Trainer
 
 
@@ -40,6 +41,7 @@ def run(tmp_path):
                 hooks.LRScheduler(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, float)),
                 hooks.PeriodicWriter(metric_writers(tmp_path, iterations), log_period),
                 TrainingPlot(tmp_path, period=4),
+                ProgressBar(),
             ]
         )
         trainer.train(start, iterations)
@@ -74,6 +76,17 @@ def test_speed_and_memory_are_recorded_everywhere(run, caplog):
         assert f"iter: {done}/10  " in line
         assert line.endswith("M")
     assert lines[1].startswith("eta: 0:00:00  ")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_shows_progress_and_a_file_does_not(run, monkeypatch, is_terminal):
+    stream = io.StringIO()
+    stream.isatty = lambda: is_terminal
+    monkeypatch.setattr("sys.stderr", stream)
+    run(iterations=4)
+    assert ("training: 100%" in stream.getvalue()) == is_terminal
+    assert ("4/4" in stream.getvalue()) == is_terminal
+    assert is_terminal or not stream.getvalue()
 
 
 def test_a_image_is_drawn_at_every_evaluation_and_at_the_end(run, monkeypatch):
