@@ -3,6 +3,7 @@
 import difflib
 import functools
 import hashlib
+import importlib
 import itertools
 import os
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ from .shapes import GENERATED
 # Detectron2's own datasets that are read by this package's readers once a config asks for them.
 STANDARD_COCO = ("coco_2017_train", "coco_2017_val")
 STANDARD_LVIS = ("lvis_v1_train", "lvis_v1_val")
+# Modules that register datasets for classification when they are imported. A Python config imports
+# its own; the config.yaml of a training has only names.
+_REGISTERING = ("clip_datasets", "image_folder", "moving_shapes", "shape_classes")
 
 
 def load_records(names: str | Sequence[str], filter_empty: bool = True) -> list[dict[str, Any]]:
@@ -77,6 +81,9 @@ def check_datasets(*names: str | Sequence[str]) -> None:
     for name in itertools.chain.from_iterable(lists):
         if name in GENERATED:
             continue
+        if name not in DatasetCatalog:
+            for module in _REGISTERING:
+                importlib.import_module(f".{module}", __package__)
         if name not in DatasetCatalog:
             near = difflib.get_close_matches(str(name), DatasetCatalog, n=3, cutoff=0)
             raise DatasetError(
