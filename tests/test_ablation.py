@@ -241,4 +241,4 @@ def count_multiply_adds(backbone):
 def test_errors_are_one_line(monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         run_tool(monkeypatch, "--variant", "a", "missing.py")
-    assert stopped.value.code.startswith("error: there is no config file 'missing.py'")
+    assert stopped.value.code.startswith("error: there is no config 'missing.py'")

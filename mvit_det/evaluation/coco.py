@@ -95,7 +95,7 @@ class COCOEvaluator(InstanceEvaluator):
         if not processed:
             return {}
         self.predictions = self._in_dataset_categories(processed)
-        self.save(self.predictions, "coco_instances_results.json")
+        self.save(self.predictions, len(processed), "coco_instances_results.json")
         if not self.dataset.annotations:
             logger.warning("'%s' has no annotations: all metrics are NaN", self.dataset.path)
         elif not self.predictions:

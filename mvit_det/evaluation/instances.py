@@ -72,13 +72,15 @@ class InstanceEvaluator(DatasetEvaluator):
             logger.warning("No image was processed: there is nothing to evaluate")
         return processed
 
-    def save(self, predictions: Sequence[Mapping[str, Any]], file_name: str) -> None:
-        """Writes predictions to a file in the output folder, if there is one."""
+    def save(
+        self, predictions: Sequence[Mapping[str, Any]], num_images: int, file_name: str
+    ) -> None:
+        """Writes the predictions on some images to a file in the output folder, if there is one."""
         if self.output_dir:
             path = Path(self.output_dir, file_name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(predictions), encoding="utf-8")
-            logger.info("Saved %d predictions to '%s'", len(predictions), path)
+            logger.info("Saved the predictions on %d images to '%s'", num_images, path)
 
 
 def for_task(predictions: Sequence[Mapping[str, Any]], task: str) -> list[dict[str, Any]]:

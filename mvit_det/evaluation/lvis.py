@@ -87,7 +87,7 @@ class LVISEvaluator(InstanceEvaluator):
             for found in processed
             for prediction in heapq.nlargest(self.max_dets_per_image, found, itemgetter("score"))
         ]
-        self.save(predictions, RESULTS_FILE)
+        self.save(predictions, len(processed), RESULTS_FILE)
         has_masks = any("segmentation" in prediction for prediction in predictions)
         tasks = self.tasks or (["bbox", "segm"] if has_masks or not predictions else ["bbox"])
         results = {}

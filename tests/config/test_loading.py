@@ -30,7 +30,7 @@ def test_overrides_reach_the_config():
     config = load_config(PICO, ["train.max_iter=7", "model.backbone.bottom_up.depths=[1,2]"])
     assert config.train.max_iter == 7
     assert list(config.model.backbone.bottom_up.depths) == [1, 2]
-    assert config.optimizer.lr == 1e-3
+    assert config.optimizer.lr == 2e-3
 
 
 def test_mixed_precision_is_off_on_the_cpu_unless_asked_for():

@@ -76,10 +76,10 @@ def test_backbone_equals_pytorch(mask_rcnn, tmp_path):
     export(detector, tmp_path / "backbone.onnx", "onnx")
     session = OnnxSession(tmp_path / "backbone.onnx")
     assert session.metadata.task == "features"
-    image, size = detector.example()
-    found = session.run(image.numpy(), size.numpy())
+    inputs = detector.example()
+    found = session.run(*(tensor.numpy() for tensor in inputs.values()))
     with torch.no_grad():
-        expected = detector.graph(image, size)
+        expected = detector.graph(**inputs)
     assert list(found) == ["scale2", "scale3", "scale4", "scale5"]
     for name, features in expected.items():
         np.testing.assert_allclose(found[name], features.numpy(), atol=1e-4)

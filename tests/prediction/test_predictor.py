@@ -463,8 +463,8 @@ def test_a_image_of_which_resizing_leaves_nothing(pico):
 @pytest.mark.parametrize(
     ("config", "weights", "options", "error", "message"),
     [
-        ("nowhere.py", "x.pth", {}, ConfigError, "there is no config file 'nowhere.py'"),
-        ("mask_rcnn", "x.pth", {}, ConfigError, "'mask_rcnn' is neither"),
+        ("nowhere.py", "x.pth", {}, ConfigError, "there is no config 'nowhere.py'"),
+        ("mask_rcnn", "x.pth", {}, ConfigError, "there is no config 'mask_rcnn'"),
         ("mvitv2_t_in1k", None, {}, ConfigError, "Classifier"),
         (PICO, None, {}, CheckpointError, "no weights to predict with"),
         (PICO, "nowhere.pth", {}, CheckpointError, "there is no file 'nowhere.pth'"),
