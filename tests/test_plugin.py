@@ -36,3 +36,9 @@ def test_registries_know_backbones_and_datasets(imports):
 from detectron2.data import DatasetCatalog
 print("build_mvitv2_fpn_backbone" in BACKBONE_REGISTRY, "shapes_val" in DatasetCatalog)"""
     assert run(program) == "True True\n"
+
+
+def test_datasets_of_classifiers_are_known_without_their_configs():
+    names = ["moving_shapes_val", "shape_classes_val", "kinetics400_val"]
+    program = f"from mvit_det.data.catalog import check_datasets; print(check_datasets({names}))"
+    assert run(program).endswith("None\n")

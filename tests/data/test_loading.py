@@ -1,7 +1,5 @@
 import itertools
 import pickle
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 
@@ -215,8 +213,3 @@ def test_other_errors_stay_as_they_are():
     with pytest.raises(RuntimeError) as raised, explain_worker_deaths():
         raise error
     assert raised.value is error
-
-
-def test_datasets_of_classifiers_are_known_without_their_configs():
-    code = "from mvit_det.data import check_datasets; check_datasets('moving_shapes_val')"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
