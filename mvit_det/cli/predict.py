@@ -1,18 +1,21 @@
 """Draws the instances that a detector finds in images and videos, and lists them."""
 
 import argparse
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from .. import Predictor
-from ..config import find_config
+from .. import Predictor, __version__
+from ..config import config_file, find_config
 from ..detection.build import set_nms_method
 from ..detection.merging import METHODS as MERGE_METHODS
 from ..detection.soft_nms import METHODS as SOFT_METHODS
-from ..prediction.files import find_inputs, plan, predict_files, results_path
+from ..prediction.files import find_inputs, plan, predict_files, read_list, results_path
+from ..prediction.ranks import Rank
 from .arguments import Parser
 
 DEFAULT_OUTPUT = Path("output/demo_predictions")
@@ -29,8 +32,15 @@ DETAILS = """\
 Images keep their names, and videos become MP4. predictions.json in the output folder has all
 instances in COCO's result format. Unreadable inputs are skipped, with a message on stderr.
 
+An interrupted command continues where it stopped when it is given again. torchrun and srun share
+the inputs among ranks, which need the same output folder; predictions.json is written at the end:
+  torchrun --standalone --nproc-per-node=8 --max-restarts=3 -m mvit_det.cli predict --config-file …
+
 exit codes: 0 success; 1 an input was skipped or a video is incomplete; 2 the command or one of its
-files is wrong, and nothing was done; 130 interrupted"""
+files is wrong, and nothing was done; 130 interrupted. A rank that skipped inputs exits with 0, as
+torchrun would take 1 for a failure and restart it."""
+# Options on which predictions do not depend.
+_INDEPENDENT = ("input", "input_list", "video_input", "output", "device", "batch_size", "csv")
 
 
 def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
@@ -47,6 +57,7 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_config()
     add("--input", nargs="+", default=[], metavar="PATH",
         help="images, videos, folders of them, or patterns in quotes")  # fmt: skip
+    rare("--input-list", metavar="FILE", help="text file with one such path per line")
     rare("--video-input", metavar="PATH", help="a video, whatever its file extension")
     rare("--webcam", action="store_true", help="not supported: record a video and use --input")
     add("--output", type=Path, default=DEFAULT_OUTPUT, metavar="PATH",
@@ -72,7 +83,7 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         parser.error(NO_WEBCAM)
     if not options.config_file:
         parser.error("--config-file is missing: name a config or a published detector")
-    if not options.input and not options.video_input:
+    if not (options.input or options.input_list or options.video_input):
         parser.error("give images or videos with --input")
     return options
 
@@ -84,8 +95,10 @@ def main(arguments: Sequence[str], prog: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Predicts, prints what was skipped and written, and returns the exit code."""
+    rank = Rank.from_environment()
     videos = find_inputs([options.video_input]) if options.video_input else []
-    jobs = plan(find_inputs(options.input), options.output, videos)
+    listed = read_list(options.input_list) if options.input_list else []
+    jobs = plan(find_inputs(options.input + listed), options.output, videos)
     config, published = find_config(options.config_file, _inference(options) + options.opts)
     if options.soft_nms:
         set_nms_method(config.model, options.soft_nms)
@@ -93,13 +106,16 @@ def run(options: argparse.Namespace) -> int:
         config,
         options.weights or published,
         score_threshold=options.confidence_threshold,
-        device=options.device,
+        device=rank.device(options.device),
         batch_size=options.batch_size,
         trust_checkpoint=options.trust_checkpoint,
     )
     reports = []
     results = results_path(options.output, jobs)
-    for report in predict_files(predictor, jobs, results, write_csv=options.csv):
+    key = _key(options, published)
+    for report in predict_files(
+        predictor, jobs, results, write_csv=options.csv, rank=rank, key=key
+    ):
         reports.append(report)
         if report.problem:
             status = "incomplete" if report.images else "skipped"
@@ -107,14 +123,34 @@ def run(options: argparse.Namespace) -> int:
     written = [report for report in reports if report.images]
     images = sum(not report.job.is_video for report in written)
     frames = sum(report.images for report in written if report.job.is_video)
+    of_ranks = f"Rank {rank.index} of {rank.count}: " if rank.count > 1 else ""
     print(
-        f"Found {sum(report.instances for report in reports)} instances in {images} images and "
-        f"{len(written) - images} videos ({frames} frames); wrote them to '{options.output}'"
+        f"{of_ranks}Found {sum(report.instances for report in reports)} instances in {images} "
+        f"images and {len(written) - images} videos ({frames} frames); wrote them to "
+        f"'{options.output}'"
     )
+    earlier = sum(not report.is_new for report in reports)
+    if earlier:
+        print(f"{of_ranks}{earlier} of {len(reports)} inputs were done before an interruption")
     issues = [report for report in reports if report.problem]
     if issues:
-        print(f"{len(issues)} of {len(jobs)} inputs had problems, see above", file=sys.stderr)
-    return 1 if issues else 0
+        print(
+            f"{of_ranks}{len(issues)} of {len(reports)} inputs had problems, see above",
+            file=sys.stderr,
+        )
+    return 1 if issues and rank.count == 1 else 0
+
+
+def _key(options: argparse.Namespace, published: str | None) -> str:
+    """Stands for all that predictions depend on; the same on all machines."""
+    settings = {name: value for name, value in vars(options).items() if name not in _INDEPENDENT}
+    digest = hashlib.sha256(json.dumps([__version__, settings, published]).encode())
+    for path in (config_file(options.config_file), Path(options.weights or "")):
+        if path.is_file():
+            with open(path, "rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+    return digest.hexdigest()[:8]
 
 
 def _inference(options: argparse.Namespace) -> list[str]:

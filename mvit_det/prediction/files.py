@@ -1,12 +1,9 @@
 """Predictions for many files: images, folders, patterns and videos."""
 
-import csv
 import glob
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -17,19 +14,16 @@ from tqdm import tqdm
 from ..data.images import IMAGE_EXTENSIONS
 from ..data.videos import VIDEO_EXTENSIONS, VideoReader
 from ..errors import ConfigError, ImageError
+from .partial import PANOPTIC_FOLDER, PartialResults
 from .prediction import Prediction
 from .predictor import Predictor, PreparedImage
+from .ranks import Rank
 from .video import VideoWriter
 
 # Formats of drawn images; images in other formats become PNG.
 WRITTEN_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 RESULTS_FILE = "predictions.json"
-CSV_COLUMNS = (
-    "file_name", "frame", "image_id", "category_id", "class", "score", "x", "y", "width", "height",
-)  # fmt: skip
-# COCO\'s panoptic format: a list of segments, and a PNG of their numbers for each image.
-PANOPTIC_FILE, PANOPTIC_FOLDER = "panoptic.json", "panoptic"
 
 _T = TypeVar("_T")
 
@@ -52,12 +46,14 @@ class Report:
         images: number of images or frames written.
         instances: number of instances found in them.
         problem: reason why images or frames are missing, in a sentence; '' if none are.
+        is_new: False where an interrupted call did the job.
     """
 
     job: Job
     images: int = 0
     instances: int = 0
     problem: str = ""
+    is_new: bool = True
 
 
 def find_inputs(names: Sequence[str]) -> list[Path]:
@@ -91,6 +87,23 @@ def find_inputs(names: Sequence[str]) -> list[Path]:
         for path in sorted(files):
             found.setdefault(os.path.realpath(path), path)
     return list(found.values())
+
+
+def read_list(path: str | Path) -> list[str]:
+    """The lines of a text file of inputs; empty ones are skipped.
+
+    Raises:
+        ImageError: the file cannot be read or lists nothing.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise ImageError(f"cannot read the list of inputs '{path}' ({reason})") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ImageError(f"the list of inputs '{path}' is empty; write one path per line")
+    return names
 
 
 def plan(sources: Sequence[Path], output: Path, videos: Sequence[Path] = ()) -> list[Job]:
@@ -162,45 +175,85 @@ def predict_files(
     results: Path | None = None,
     *,
     write_csv: bool = False,
+    rank: Rank | None = None,
+    key: str | None = None,
 ) -> Iterator[Report]:
     """Draws the instances in images and videos, and writes them in COCO's result format.
 
     Unreadable inputs are skipped, and their report says why. A progress bar is shown if standard
     error is a terminal.
 
+    Each of several ranks does its share of the jobs, and the one that finishes last writes the
+    results of all. Until then the results are in partial files, see `PartialResults`. A single
+    process that is interrupted by an exception still writes the results it has.
+
     Args:
         predictor: with a score threshold that keeps the drawn images readable.
-        jobs: from `plan`.
+        jobs: from `plan`; the same in all ranks.
         results: file for the instances of all images and frames, one list in COCO's format.
             `image_id` counts images and frames from 1; `file_name` is the image or video, and
             `frame` counts the frames of a video from 0. Of a panoptic model, the segments of
             images are written to `panoptic.json` and PNG files in `panoptic/` next to it.
         write_csv: also write a table, beside `results` and with the extension `.csv`, with a row
             per instance and the columns `CSV_COLUMNS`; boxes are in pixels.
+        rank: of this process; default: the only one.
+        key: as for `PartialResults`; needed by several ranks.
 
     Yields:
-        The report of each job when it is done.
+        The report of each job of this rank: first of those that an interrupted call with the same
+        key did, then of each when it is done.
 
     Raises:
-        ImageError: an output cannot be written.
+        ImageError: a drawn image or video cannot be written.
+        OutputError: the results cannot be written.
     """
-    with ExitStack() as stack:
-        writer = stack.enter_context(_ResultsWriter(results, write_csv))
-        bar = stack.enter_context(tqdm(total=len(jobs), unit="file", disable=None))
-        for is_video, group in groupby(jobs, key=lambda job: job.is_video):
-            if is_video:
-                for job in group:
-                    yield _predict_video(predictor, job, writer)
-                    bar.update()
-                continue
+    rank = rank or Rank()
+    partial = PartialResults(results, rank, key) if results else None
+    if partial:
+        partial.open()
+    try:
+        pending = []
+        done = partial.blocks() if partial else {}
+        for job in rank.share(jobs):
+            if str(job.source) in done:
+                known = done[str(job.source)].report
+                numbers = {name: known[name] for name in ("images", "instances", "problem")}
+                yield Report(job, **numbers, is_new=False)
+            else:
+                pending.append(job)
+        # Of several ranks on a terminal, one shows its progress.
+        with tqdm(total=len(pending), unit="file", disable=rank.index > 0 or None) as bar:
+            for report in _predict(predictor, pending, partial):
+                if partial:
+                    counts = report.images, report.instances, report.problem
+                    partial.finish(str(report.job.source), *counts)
+                yield report
+                bar.update()
+    finally:
+        if partial:
+            partial.close()
+            partial.merge(
+                [str(job.source) for job in jobs],
+                dict(zip(predictor.category_ids, predictor.class_names)),
+                write_csv=write_csv,
+                allow_missing=rank.count == 1,
+            )
+
+
+def _predict(
+    predictor: Predictor, jobs: Sequence[Job], partial: PartialResults | None
+) -> Iterator[Report]:
+    for is_video, group in groupby(jobs, key=lambda job: job.is_video):
+        if is_video:
+            for job in group:
+                yield _predict_video(predictor, job, partial)
+        else:
             for batch in _batches(group, predictor.batch_size):
-                for report in _predict_images(predictor, batch, writer):
-                    yield report
-                    bar.update()
+                yield from _predict_images(predictor, batch, partial)
 
 
 def _predict_images(
-    predictor: Predictor, jobs: Sequence[Job], results: "_ResultsWriter"
+    predictor: Predictor, jobs: Sequence[Job], partial: PartialResults | None
 ) -> Iterator[Report]:
     prepared: list[PreparedImage] = []
     readable: list[Job] = []
@@ -213,12 +266,22 @@ def _predict_images(
             readable.append(job)
     for job, prediction in zip(readable, predictor.predict(prepared)):
         prediction.save(job.output)
-        results.add(prediction, file_name=str(job.source))
-        results.add_segments(prediction, job)
+        if partial:
+            segments = _save_segments(prediction, job, partial.results.parent)
+            partial.add(prediction.to_coco(), **segments)
         yield Report(job, 1, len(prediction.instances))
 
 
-def _predict_video(predictor: Predictor, job: Job, results: "_ResultsWriter") -> Report:
+def _save_segments(prediction: Prediction, job: Job, folder: Path) -> dict[str, Any]:
+    """Saves the segments of a panoptic model, and returns their line of the results."""
+    if prediction.panoptic is None:
+        return {}
+    name = job.output.relative_to(folder).with_suffix(".png")
+    prediction.panoptic.save_panoptic(folder / PANOPTIC_FOLDER / name)
+    return {"segments": prediction.panoptic.to_coco(0, name.as_posix())}
+
+
+def _predict_video(predictor: Predictor, job: Job, partial: PartialResults | None) -> Report:
     frames = instances = 0
     try:
         reader = VideoReader(job.source)
@@ -234,72 +297,12 @@ def _predict_video(predictor: Predictor, job: Job, results: "_ResultsWriter") ->
         for batch in _batches(reader, predictor.batch_size):
             for prediction in predictor.predict([predictor.prepare(frame) for frame in batch]):
                 writer.write(prediction.draw())
-                results.add(prediction, file_name=str(job.source), frame=frames)
+                if partial:
+                    partial.add(prediction.to_coco(), frame=frames)
                 frames += 1
                 instances += len(prediction.instances)
                 bar.update()
     return Report(job, frames, instances, reader.problem())
-
-
-class _ResultsWriter:
-    """Writes a JSON list, and a table if wanted, image by image; without a path, nothing."""
-
-    def __init__(self, path: Path | None, write_csv: bool) -> None:
-        self._path = path
-        self._csv_path = path.with_suffix(".csv") if path and write_csv else None
-        self._files = ExitStack()
-        self._images = 0
-        self._instances = 0
-        self._segments: list[dict[str, Any]] = []
-
-    def __enter__(self) -> "_ResultsWriter":
-        if self._path is not None:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self._files.enter_context(open(self._path, "w", encoding="utf-8"))
-                if self._csv_path is not None:
-                    table = open(self._csv_path, "w", encoding="utf-8", newline="")
-                    self._table = csv.DictWriter(
-                        self._files.enter_context(table), CSV_COLUMNS, extrasaction="ignore"
-                    )
-                    self._table.writeheader()
-            except OSError as error:
-                reason = error.strerror or error
-                raise ImageError(f"cannot write '{self._path}' ({reason})") from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._path is not None:
-            self._file.write("\n]\n" if self._instances else "[]\n")
-            self._files.close()
-            if self._segments:
-                path = self._path.parent / PANOPTIC_FILE
-                path.write_text(json.dumps({"annotations": self._segments}), encoding="utf-8")
-
-    def add_segments(self, prediction: Prediction, job: Job) -> None:
-        """Writes the segments of the image that was added last, of a panoptic model."""
-        if self._path is None or prediction.panoptic is None:
-            return
-        folder = self._path.parent
-        name = job.output.relative_to(folder).with_suffix(".png")
-        prediction.panoptic.save_panoptic(folder / PANOPTIC_FOLDER / name)
-        annotation = prediction.panoptic.to_coco(self._images, name.as_posix())
-        self._segments.append({**annotation, "source": str(job.source)})
-
-    def add(self, prediction: Prediction, **origin: Any) -> None:
-        """Appends the instances of the next image, each with its origin."""
-        self._images += 1
-        if self._path is None:
-            return
-        names = dict(zip(prediction.category_ids, prediction.class_names))
-        for result in prediction.to_coco(self._images):
-            if self._csv_path is not None:
-                box = dict(zip(("x", "y", "width", "height"), result["bbox"]))
-                name = names[result["category_id"]]
-                self._table.writerow({**result, **origin, **box, "class": name})
-            separator = ",\n" if self._instances else "[\n"
-            self._file.write(separator + json.dumps({**result, **origin}))
-            self._instances += 1
 
 
 def _output_name(path: Path, is_video: bool) -> str:
