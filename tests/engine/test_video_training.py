@@ -6,12 +6,17 @@ import shutil
 import subprocess
 import sys
 
+import cv2
 import pytest
 
+from mvit_det import VideoClassifier
 from mvit_det.config import load_config
 from mvit_det.config.image_folders import use_image_folders
 from mvit_det.data.moving_shapes import MOTIONS, generate_moving_shapes
+from mvit_det.data.videos import VideoReader
 from mvit_det.engine import evaluate_checkpoint, train
+from mvit_det.prediction.video import VideoWriter
+from tests.data.test_videos import gestures  # noqa: F401
 from tests.engine.trainings import ROOT, TOOL, differences, load
 
 CONFIG = "configs/Kinetics/mvitv2_s.py"
@@ -103,3 +108,38 @@ def test_two_ranks_evaluate_as_one_does(trained, clips, tmp_path):
         (tmp_path / name / "evaluation" / "accuracy.csv").read_text() for name in ("one", "two")
     )
     assert one == two
+
+
+@pytest.mark.slow
+def test_twenty_real_gestures_are_learned_by_heart(gestures, tmp_path):  # noqa: F811
+    videos = sorted(gestures.glob("*.mkv"))
+    for video in videos:
+        # Squares as those of the evaluation: decoding the originals takes most of the time.
+        with VideoReader(video) as reader:
+            with VideoWriter(tmp_path / f"{video.stem}.mp4", reader.rate) as writer:
+                for frame in reader:
+                    writer.write(cv2.resize(frame[:, 80:560], (48, 48)))
+    lists = {tmp_path / "originals.csv": videos, tmp_path / "copies.csv": tmp_path.glob("*.mp4")}
+    for path, files in lists.items():
+        path.write_text("\n".join(f"{file} {file.stem}" for file in sorted(files)))
+    config = load_config(
+        ROOT / CONFIG,
+        [*THIN, f"train.output_dir={tmp_path / 'output'}", "train.max_iter=100",
+         f"data.train_folder={tmp_path / 'copies.csv'}",
+         f"data.val_folder={tmp_path / 'originals.csv'}",
+         "model.classifier.embed_dim=32", "model.classifier.frames=8",
+         "model.classifier.img_size=48", "model.classifier.drop_path_rate=0.0",
+         "model.classifier.dropout=0.0", "model.mixup=0.0", "model.cutmix=0.0",
+         "model.random_erasing=0.0", "dataloader.train.mapper.image_size=48",
+         "dataloader.train.mapper.scale=[0.9,1.0]",
+         "dataloader.train.mapper.flip=0.0", "model.label_smoothing=0.0",
+         "dataloader.train.mapper.augment=null", "dataloader.train.mapper.repeats=1",
+         "dataloader.train.mapper.sampling={num_frames: 8, step: 8}",
+         "dataloader.test.mapper.short_side=48", "dataloader.test.mapper.crops=1",
+         "dataloader.train.total_batch_size=20", "optimizer.lr=1e-3"],
+    )  # fmt: skip
+    use_image_folders(config)
+    assert train(config)["classification"]["top1"] == 100
+    classifier = VideoClassifier(config, tmp_path / "output/model_final.pth", device="cpu")
+    for video in videos[::7]:
+        assert classifier(video)[0].classes[0].name == video.stem
