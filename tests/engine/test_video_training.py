@@ -115,10 +115,10 @@ def test_twenty_real_gestures_are_learned_by_heart(gestures, tmp_path):  # noqa:
     videos = sorted(gestures.glob("*.mkv"))
     for video in videos:
         # Squares as those of the evaluation: decoding the originals takes most of the time.
-        with VideoReader(video) as reader:
-            with VideoWriter(tmp_path / f"{video.stem}.mp4", reader.rate) as writer:
-                for frame in reader:
-                    writer.write(cv2.resize(frame[:, 80:560], (48, 48)))
+        copy = tmp_path / f"{video.stem}.mp4"
+        with VideoReader(video) as reader, VideoWriter(copy, reader.rate) as writer:
+            for frame in reader:
+                writer.write(cv2.resize(frame[:, 80:560], (48, 48)))
     lists = {tmp_path / "originals.csv": videos, tmp_path / "copies.csv": tmp_path.glob("*.mp4")}
     for path, files in lists.items():
         path.write_text("\n".join(f"{file} {file.stem}" for file in sorted(files)))
