@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train a detector or a classifier, also on your own dataset",
     "eval": "evaluate trained weights",
     "predict": "draw and list the objects in images and videos",
+    "app": "open a page in the browser that finds the objects in images and videos",
     "classify": "list the most probable classes of images",
     "classify-video": "list the most probable classes of videos over time",
     "check-data": "find mistakes in a dataset, and count its images and objects",
@@ -42,6 +43,7 @@ _DETECTRON2 = (
 # Library → how to install it; some come with Detectron2.
 INSTALL = {
     **dict.fromkeys(("detectron2", "iopath", "omegaconf", "tabulate", "yaml"), _DETECTRON2),
+    "gradio": "Gradio; install it with 'pip install \"mvit_det[app]\"'",
     "torch": "PyTorch; install it with 'pip install torch torchvision'",
     "torchvision": "torchvision; install it with 'pip install torch torchvision'",
 }

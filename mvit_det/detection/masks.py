@@ -27,6 +27,12 @@ class RLEMasks:
         self.encoded = list(encoded)
         self.height, self.width = height, width
 
+    @classmethod
+    def encode(cls, masks: Tensor) -> "RLEMasks":
+        """Encodes bitmaps, (N, H, W) bool."""
+        bitmaps = (np.asfortranarray(mask.numpy().astype(np.uint8)) for mask in masks)
+        return cls([mask_util.encode(bitmap) for bitmap in bitmaps], *masks.shape[1:])
+
     def __len__(self) -> int:
         return len(self.encoded)
 

@@ -1,11 +1,13 @@
 """Detections in one image, to draw and to save."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
@@ -40,13 +42,26 @@ class Prediction:
     category_ids: tuple[int, ...]
     panoptic: PanopticSegmentation | None = None
 
-    def draw(self) -> np.ndarray:
+    def select(
+        self, score_threshold: float = 0.0, classes: Collection[int] | None = None
+    ) -> "Prediction":
+        """The instances with at least this score, of all classes or those with these indexes."""
+        keep = self.instances.scores >= score_threshold
+        if classes is not None:
+            wanted = torch.tensor(sorted(classes), dtype=torch.int64)
+            keep &= torch.isin(self.instances.pred_classes, wanted)
+        return replace(self, instances=self.instances[keep])
+
+    def draw(self, show_masks: bool = True) -> np.ndarray:
         """Draws boxes, masks, class names and scores on a copy, (H, W, 3) uint8 RGB.
 
         Of a panoptic model, stuff is drawn below the instances.
+
+        Args:
+            show_masks: draw masks and stuff, if the model has them.
         """
         found, image = self.instances, self.image
-        if self.panoptic:
+        if self.panoptic and show_masks:
             stuff = [segment for segment in self.panoptic.segments if not segment.is_thing]
             names = self.panoptic.semantic_classes
             image = draw_stuff(
@@ -57,7 +72,7 @@ class Prediction:
         return draw_instances(
             image,
             found.pred_boxes.tensor.numpy(),
-            found.pred_masks if found.has("pred_masks") else None,
+            found.pred_masks if show_masks and found.has("pred_masks") else None,
             found.pred_classes.tolist(),
             found.scores.tolist(),
             self.class_names,
