@@ -73,6 +73,8 @@ COMMAND_CALLS = [
     ["convert-weights", "output/model_final.pth", "model.safetensors", "--to", "safetensors"],
 ]
 
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+
 pytestmark = pytest.mark.slow
 
 
@@ -106,25 +108,34 @@ def link_distributions(names, target):
                 link.symlink_to(source, target_is_directory=source.is_dir())
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory):
-    """Python of an environment with the wheel and its dependencies only."""
-    folder = tmp_path_factory.mktemp("installed")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+def build_wheel(folder):
     build = subprocess.run(
-        [*pip, "wheel", "--no-deps", f"--wheel-dir={folder}", str(ROOT)],
+        [*PIP, "wheel", "--no-deps", f"--wheel-dir={folder}", str(ROOT)],
         capture_output=True,
         text=True,
     )
     assert build.returncode == 0, build.stderr
     (wheel,) = folder.glob("mvit_det-*.whl")
+    return wheel
+
+
+def make_environment(folder, *libraries):
+    """Python of a new environment with the dependencies of mvit_det and of further libraries."""
     venv.create(folder / "venv", with_pip=False, symlinks=True)
     python = folder / "venv" / "bin" / "python"
     paths = {"base": str(folder / "venv"), "platbase": str(folder / "venv")}
     site_packages = Path(sysconfig.get_path("purelib", vars=paths))
-    names = required_distributions("mvit_det", "detectron2")
+    names = required_distributions("mvit_det", "detectron2", *libraries)
     link_distributions([name for name in names if name != "mvit-det"], site_packages)
-    install = [*pip, f"--python={python}", "install", "--no-deps", "--no-index", str(wheel)]
+    return python
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """Python of an environment with the wheel and its dependencies only."""
+    folder = tmp_path_factory.mktemp("installed")
+    wheel, python = build_wheel(folder), make_environment(folder)
+    install = [*PIP, f"--python={python}", "install", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
     return python
 

@@ -1,11 +1,9 @@
 """The page `mvit-det app`, in Chromium: uploads, controls, downloads, errors, and what it hides."""
 
 import json
-import shutil
 import socket
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +13,12 @@ from mvit_det import Predictor
 from mvit_det.cli.main import command
 from mvit_det.data.videos import count_frames
 from mvit_det.prediction.video import VideoWriter
+from tests.browser import Visit
 from tests.prediction.test_sharing import noise, train
 
 pytest.importorskip("gradio", reason="needs Gradio: pip install 'mvit_det[app]'")
 from mvit_det.prediction.app import LOWEST_THRESHOLD, Limits, build_page, serve
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LIMITS = Limits(megabytes=1, megapixels=1, frames=6)
 
 
@@ -70,66 +68,11 @@ def url(predictor, tmp_path_factory):
         page.close(verbose=False)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def visit(browser, url, trained):
     """The page in a new tab."""
     with browser.new_context() as context:
         yield Visit(context.new_page(), url, trained[0].parent)
-
-
-class Visit:
-    """A tab with the page, and what a visitor does there."""
-
-    def __init__(self, tab, url, folder):
-        self.tab, self.folder = tab, folder
-        self.hosts = set()
-        tab.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
-        tab.goto(url)
-
-    def upload(self, name):
-        clear = self.tab.locator("#file button[aria-label=Clear]")
-        if clear.count():
-            self.after(clear.click)
-        return self.after(self.tab.set_input_files, "#file input[type=file]", self.folder / name)
-
-    def after(self, act, *arguments):
-        """The text of the page once an action has changed it."""
-        before = self.tab.input_value("#found textarea")
-        act(*arguments)
-        return self.wait(lambda: self.tab.input_value("#found textarea"), before)
-
-    def set(self, name, value):
-        box = self.tab.locator(f"#{name} input[type=number]")
-        box.fill(str(value))
-        box.press("Tab")
-
-    def image(self):
-        self.tab.wait_for_selector("#image img")
-        return self.tab.get_attribute("#image img", "src")
-
-    def download(self, name):
-        with self.tab.expect_download() as started:
-            self.tab.click(f"#{name}")
-        return Path(started.value.suggested_filename), Path(started.value.path())
-
-    def wait(self, read, before):
-        """A value as soon as it differs from an earlier one."""
-        for _ in range(300):
-            if (now := read()) != before:
-                return now
-            self.tab.wait_for_timeout(100)
-        raise AssertionError(f"nothing changed {before!r}")
 
 
 def count(text):
