@@ -17,6 +17,10 @@ class ImageError(DatasetError):
     """An image or video that cannot be read, or contradicts its annotations."""
 
 
+class StorageError(MViTDetError):
+    """An object store or web server that fails, cannot be reached, or refuses credentials."""
+
+
 class TrainingError(MViTDetError):
     """A training or an evaluation that cannot continue."""
 

@@ -2,7 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from ..data.urls import is_url
 
 WIDTH = 100
 
@@ -69,6 +72,15 @@ class Parser(argparse.ArgumentParser):
             action="store_true",
             help="let a weights file run code while it is read; only if you know its origin",
         )
+
+
+def output_path(text: str) -> Path:
+    """The type of an option for outputs, which are written to files only."""
+    if is_url(text):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is a URL, and outputs are written to files; name a folder, and upload it"
+        )
+    return Path(text)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

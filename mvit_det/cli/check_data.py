@@ -9,6 +9,7 @@ from PIL import Image
 from ..data.coco import CocoDataset, read_coco
 from ..data.formats import Dataset, Split, read_dataset
 from ..data.statistics import count
+from ..data.urls import is_url
 from ..data.validation import find_issues
 from ..errors import DatasetError
 from ..visualization import contact_grid
@@ -37,10 +38,10 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         details=DETAILS,
     )
     add = parser.add_argument
-    add("path", type=Path, metavar="PATH",
+    add("path", metavar="PATH",
         help="folder in COCO's, YOLO's, Pascal VOC's or LabelMe's format, data.yaml or COCO's JSON "
         "file")  # fmt: skip
-    add("--images", type=Path, metavar="DIR", help="folder of the images of a JSON file")
+    add("--images", metavar="DIR", help="folder of the images of a JSON file; may be a URL")
     add("--output", type=Path, metavar="DIR", help="folder for contact_grid.png")
     add("--grid-images", type=int, default=12, metavar="N", help="on the grid; default: 12")
     options = parser.parse_args(arguments)
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     """Prints issues and statistics of each split, and returns the exit code."""
     options = parse_arguments(arguments, prog)
     if options.images is not None:
-        if not options.images.is_dir():
+        if not is_url(options.images) and not Path(options.images).is_dir():
             raise DatasetError(f"there is no folder of images '{options.images}'; check --images")
         return _report(read_coco(options.path), options.images, options, "contact_grid")
     dataset = read_dataset(options.path)
@@ -74,7 +75,9 @@ def _normalized(dataset: Dataset, split: Split) -> CocoDataset:
     return CocoDataset.from_dict(split.content, f"the {dataset.kind} dataset")
 
 
-def _report(dataset: CocoDataset, folder: Path, options: argparse.Namespace, grid: str) -> int:
+def _report(
+    dataset: CocoDataset, folder: str | Path, options: argparse.Namespace, grid: str
+) -> int:
     """Prints what is wrong with a split and what is in it, and draws some of its images."""
     issues = find_issues(dataset, folder)
     print("\n".join(map(str, issues)) or "no issues")

@@ -96,12 +96,16 @@ def main(arguments: Sequence[str], prog: str) -> int:
     return run(parse_arguments(arguments, prog))
 
 
-def find_images(names: list[str] | None) -> list[Path]:
-    """The images among files, folders and patterns."""
-    return [path for path in find_inputs(names or []) if path.suffix.lower() in IMAGE_EXTENSIONS]
+def find_images(names: list[str] | None) -> list[Path | str]:
+    """The images among files, folders, patterns and URLs."""
+    return [
+        path
+        for path in find_inputs(names or [])
+        if isinstance(path, str) or path.suffix.lower() in IMAGE_EXTENSIONS
+    ]
 
 
-def check(exportable: Exportable, path: Path, images: list[Path]) -> bool:
+def check(exportable: Exportable, path: Path, images: list[Path | str]) -> bool:
     """Prints how far a file is from PyTorch; returns whether that is within the limits."""
     found = compare(exportable, open_session(path), images)
     print(f"'{path}' compared with PyTorch: {found.describe()}", flush=True)
@@ -109,7 +113,7 @@ def check(exportable: Exportable, path: Path, images: list[Path]) -> bool:
 
 
 def write_int8(
-    path: Path, images: list[Path], config: DictConfig, options: argparse.Namespace
+    path: Path, images: list[Path | str], config: DictConfig, options: argparse.Namespace
 ) -> Path:
     """Quantises a file, and shows the effect of each group of layers where that is asked for."""
 

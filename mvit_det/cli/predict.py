@@ -16,7 +16,7 @@ from ..detection.merging import METHODS as MERGE_METHODS
 from ..detection.soft_nms import METHODS as SOFT_METHODS
 from ..prediction.files import find_inputs, plan, predict_files, read_list, results_path
 from ..prediction.ranks import Rank
-from .arguments import Parser
+from .arguments import Parser, output_path
 
 DEFAULT_OUTPUT = Path("output/demo_predictions")
 NO_WEBCAM = (
@@ -56,11 +56,11 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     add, rare = parser.add_argument, parser.add_rare
     parser.add_config()
     add("--input", nargs="+", default=[], metavar="PATH",
-        help="images, videos, folders of them, or patterns in quotes")  # fmt: skip
+        help="images, videos, folders of them, patterns in quotes, or URLs of images")  # fmt: skip
     rare("--input-list", metavar="FILE", help="text file with one such path per line")
     rare("--video-input", metavar="PATH", help="a video, whatever its file extension")
     rare("--webcam", action="store_true", help="not supported: record a video and use --input")
-    add("--output", type=Path, default=DEFAULT_OUTPUT, metavar="PATH",
+    add("--output", type=output_path, default=DEFAULT_OUTPUT, metavar="PATH",
         help=f"a folder, or a file if there is one input; default: {DEFAULT_OUTPUT}")  # fmt: skip
     add("--confidence-threshold", type=float, default=0.5, metavar="SCORE",
         help="score threshold, from 0 to 1; default: 0.5")  # fmt: skip

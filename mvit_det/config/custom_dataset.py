@@ -15,6 +15,7 @@ from ..checkpoint import Checkpointer, read_weights
 from ..checkpoint.matching import count_classes
 from ..data.catalog import register_coco
 from ..data.coco import CocoDataset, image_path, read_coco
+from ..data.urls import absolute, check_url, is_url
 from ..data.validation import check_dataset
 from ..errors import ConfigError, DatasetError
 from ..evaluation import COCOEvaluator
@@ -31,14 +32,11 @@ def set_custom_dataset(config: DictConfig, **paths: str | Path | None) -> None:
 
     Args:
         config: changed in place; gets an entry `data` if it has none.
-        paths: any path of `config.data`; those that are None stay as they are.
+        paths: any path or URL of `config.data`; those that are None stay as they are.
     """
-    given = {key: Path(path).expanduser() for key, path in paths.items() if path is not None}
+    given = {key: absolute(path) for key, path in paths.items() if path is not None}
     if given:
-        config.data = {
-            **config.get("data", {}),
-            **{key: str(path.absolute()) for key, path in given.items()},
-        }
+        config.data = {**config.get("data", {}), **given}
 
 
 def use_custom_dataset(
@@ -58,7 +56,8 @@ def use_custom_dataset(
     * With run-length encoded masks, masks are bitmaps in training instead of polygons.
     * With weights for other classes, `train.reset_head` is set.
 
-    Each rank calls it, before the config is saved. Image files are checked by one rank per machine.
+    Each rank calls it, before the config is saved. Image files are checked by one rank per machine;
+    those at a URL are not, and raise an error when they are read.
 
     Args:
         config: a detector with `roi_heads`, or with a `num_classes` itself (RetinaNet).
@@ -88,7 +87,10 @@ def use_custom_dataset(
     training = validation if evaluate_only else read_coco(data.train_json)
     heads = config.model.get("roi_heads") or {}
     need_masks = not evaluate_only and heads.get("mask_head") is not None
-    folders = {key: data[key] if comm.get_local_rank() == 0 else None for key in PATHS[1::2]}
+    folders = {
+        key: data[key] if comm.get_local_rank() == 0 and not is_url(data[key]) else None
+        for key in PATHS[1::2]
+    }
     if not evaluate_only:
         check_dataset(training, folders["train_images"], need_masks=need_masks)
     check_dataset(validation, folders["val_images"], need_objects=False)
@@ -142,7 +144,9 @@ def _check_paths(data: Mapping[str, Any], evaluate_only: bool) -> None:
                 )
             )
     for key in needed[1::2]:
-        if not Path(data[key]).is_dir():
+        if is_url(data[key]):
+            check_url(data[key])
+        elif not Path(data[key]).is_dir():
             raise DatasetError(
                 f"there is no image directory '{data[key]}'; check --{key.replace('_', '-')}"
             )
@@ -152,7 +156,10 @@ def _warn_of_shared_images(
     training: CocoDataset, validation: CocoDataset, data: Mapping[str, Any]
 ) -> None:
     seen, unseen = (
-        {image_path(os.path.realpath(folder), each["file_name"]) for each in dataset.images}
+        {
+            str(image_path(folder if is_url(folder) else os.path.realpath(folder), name))
+            for name in (each["file_name"] for each in dataset.images)
+        }
         for dataset, folder in ((training, data["train_images"]), (validation, data["val_images"]))
     )
     if shared := seen & unseen:

@@ -18,6 +18,7 @@ from detectron2.modeling import Backbone
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
+from ..data.urls import is_url
 from ..errors import ConfigError, DeviceError
 from ..model_zoo import MODELS, config_path, configs_folder, list_configs
 from .overrides import apply_overrides, rename_fields
@@ -238,6 +239,8 @@ def prepare_output_dir(config: DictConfig) -> None:
     try:
         if not folder:
             raise OSError("it has no name")
+        if is_url(folder):
+            raise OSError("it is a URL, and outputs are written to files")
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"1")

@@ -20,6 +20,7 @@ from ..errors import DatasetError
 from .coco import CocoDataset, load_coco_records
 from .lvis import load_lvis_records
 from .shapes import GENERATED
+from .urls import absolute, check_url, is_url
 
 # Detectron2's own datasets that are read by this package's readers once a config asks for them.
 STANDARD_COCO = ("coco_2017_train", "coco_2017_val")
@@ -91,7 +92,9 @@ def check_datasets(*names: str | Sequence[str]) -> None:
             )
         metadata = MetadataCatalog.get(name)
         for path in filter(None, (metadata.get("json_file"), metadata.get("image_root"))):
-            if not Path(path).exists():
+            if is_url(path):
+                check_url(path)
+            elif not Path(path).exists():
                 raise DatasetError(
                     f"dataset '{name}' is not here: there is no '{Path(path).absolute()}'; set "
                     "the environment variable DETECTRON2_DATASETS to the folder that holds "
@@ -123,12 +126,12 @@ def register_coco(dataset: CocoDataset, folder: str | os.PathLike[str]) -> str:
 
     Args:
         dataset: what `read_coco` returned, without errors.
-        folder: of the images.
+        folder: of the images; may be a URL.
 
     Returns:
         The name by which Detectron2 loads and evaluates it. It depends on the two paths alone.
     """
-    json_file, folder = (str(Path(path).absolute()) for path in (dataset.path, folder))
+    json_file, folder = absolute(dataset.path), absolute(folder)
     digest = hashlib.sha256(f"{json_file}\n{folder}".encode(errors="surrogateescape"))
     name = f"{Path(json_file).stem}_{digest.hexdigest()[:8]}"
     # The file may have changed since, and with it the classes.

@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import DatasetError
 from .labelled_files import LabelledFiles, list_class_folders, load_files, register_files
+from .urls import is_url
 from .videos import VIDEO_EXTENSIONS
 
 # Below `$DETECTRON2_DATASETS`. Without an extension: a folder, or a CSV file of the same name.
@@ -50,6 +51,8 @@ def read_clips(
     Raises:
         DatasetError: there is no such dataset, or it has mistakes.
     """
+    if is_url(path):
+        raise DatasetError(f"videos are read from files only, not from '{path}'; copy them here")
     path = Path(path)
     if path.suffix.lower() == ".json":
         return _read_something(path)

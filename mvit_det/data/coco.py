@@ -14,6 +14,7 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
 from ..errors import DatasetError
+from .urls import absolute, is_url, join, read_url
 
 # Parsed annotations take about five times the memory of their file. Files up to this size in
 # bytes stay in memory for the whole run, as those of validation, which is evaluated again and
@@ -101,7 +102,7 @@ class CocoDataset:
         """Returns the dataset in Detectron2's format, for training.
 
         Args:
-            folder: of the images.
+            folder: of the images; may be a URL.
             classes: the model's class for each category id; by default `class_of_category`.
 
         Returns:
@@ -140,18 +141,17 @@ def read_coco(path: str | os.PathLike[str]) -> CocoDataset:
     A file that has changed since is read again. See `LARGE_FILE` for how long it stays in memory.
 
     Args:
-        path: a JSON file with the lists `images`, `annotations` and `categories`. Values are
-            normalised, and `validation.find_issues` checks them.
+        path: a JSON file, or its URL, with the lists `images`, `annotations` and `categories`.
+            Values are normalised, and `validation.find_issues` checks them.
 
     Raises:
         DatasetError: the file is missing, empty, truncated or not JSON, or lacks a list.
     """
-    path = Path(path)
-    known = _parsed.get(str(path.absolute()))
+    known = _parsed.get(absolute(path))
     version = _version(path)
     if known is None or known[0] != version:
         known = version, CocoDataset.from_dict(read_json(path), path)
-        _parsed[str(path.absolute())] = known
+        _parsed[absolute(path)] = known
     return known[1]
 
 
@@ -160,10 +160,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         DatasetError: the file is missing, empty, truncated or not JSON.
+        StorageError: the server of a URL fails.
     """
-    path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = read_url(str(path)) if is_url(path) else Path(path).read_bytes()
+        text = content.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise DatasetError(f"there is no annotation file '{path}'; check its name") from error
     except UnicodeDecodeError as error:
@@ -201,13 +202,13 @@ def load_coco_records(
 ) -> list[dict[str, Any]]:
     """Reads an annotation file and returns its records, as `CocoDataset.records` does."""
     records = read_coco(json_file).records(folder, classes)
-    if os.path.getsize(json_file) > LARGE_FILE:
-        _parsed.pop(str(Path(json_file).absolute()), None)
+    if is_url(json_file) or os.path.getsize(json_file) > LARGE_FILE:
+        _parsed.pop(absolute(json_file), None)
     return records
 
 
-def image_path(folder: str | os.PathLike[str], file_name: Any) -> Path:
-    r"""Returns the path of an image, which must lie in its folder.
+def image_path(folder: str | os.PathLike[str], file_name: Any) -> str | Path:
+    r"""Returns the path of an image, which must lie in its folder; the URL if the folder is one.
 
     `file_name` may separate folders by `\`, as Windows does, unless a file has that very name.
 
@@ -216,7 +217,7 @@ def image_path(folder: str | os.PathLike[str], file_name: Any) -> Path:
     """
     named = isinstance(file_name, str) and bool(file_name.strip()) and "\0" not in file_name
     name = file_name if named else ""
-    if "\\" in name and not os.path.lexists(Path(folder, name)):
+    if "\\" in name and (is_url(folder) or not os.path.lexists(Path(folder, name))):
         name = name.replace("\\", "/")
     path = PurePath(name)
     if not named or path.anchor or ".." in path.parts or name[1:3] == ":/":
@@ -224,16 +225,17 @@ def image_path(folder: str | os.PathLike[str], file_name: Any) -> Path:
             f"the image {file_name!r} does not lie in the folder '{folder}'; name images "
             "relative to the folder and without '..'"
         )
-    return Path(folder) / path
+    return join(folder, name) if is_url(folder) else Path(folder) / path
 
 
 # By absolute path: the file's version and what was read from it.
 _parsed: dict[str, tuple[object, CocoDataset]] = {}
 
 
-def _version(path: Path) -> object:
+def _version(path: str | os.PathLike[str]) -> object:
+    """Changes when a file does; a URL is read once per run."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino

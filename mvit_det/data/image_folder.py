@@ -3,12 +3,12 @@
 import functools
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .images import IMAGE_EXTENSIONS
 from .labelled_files import LabelledFiles, list_class_folders, load_files, register_files
+from .urls import join
 
 # Folders below `$DETECTRON2_DATASETS`.
 IMAGENET_SPLITS = {
@@ -31,7 +31,7 @@ class ImageFolder(LabelledFiles):
         Raises:
             DatasetError: as `list_class_folders`.
         """
-        super().__init__(root, *list_class_folders(Path(root), IMAGE_EXTENSIONS, "image"))
+        super().__init__(root, *list_class_folders(root, IMAGE_EXTENSIONS, "image"))
 
 
 def register_image_folder(
@@ -61,9 +61,9 @@ def register_imagenet() -> None:
     """
     for name, folder in IMAGENET_SPLITS.items():
         if name not in DatasetCatalog:
-            root = Path(os.getenv("DETECTRON2_DATASETS", "datasets"), folder)
+            root = join(os.getenv("DETECTRON2_DATASETS", "datasets"), folder)
             DatasetCatalog.register(name, functools.cache(functools.partial(ImageFolder, root)))
-            MetadataCatalog.get(name).set(evaluator_type="classification", image_root=str(root))
+            MetadataCatalog.get(name).set(evaluator_type="classification", image_root=root)
 
 
 register_imagenet()

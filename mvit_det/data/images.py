@@ -1,12 +1,14 @@
 """Image files as arrays, upright and in the channel order of the model."""
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ..errors import ImageError
+from ..errors import ImageError, MViTDetError
+from .urls import is_url, read_url
 
 # Image formats alone: other formats that Pillow reads, such as EPS, run programs.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -17,6 +19,7 @@ IMAGE_EXTENSIONS = (
 )  # fmt: skip
 
 _HEAD_SIZE = 64  # bytes that identify a file
+_HEADER_SIZE = 2**16  # bytes that usually hold the size of an image and its orientation
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*")
 _REMEDY = "download it again or remove it"
 _TRANSPOSES = {
@@ -40,7 +43,7 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
     bits, which Detectron2 clips, are scaled to 8.
 
     Args:
-        path: of the file.
+        path: of the file, or a URL that fsspec can read, such as "s3://bucket/photo.jpg".
         image_format: channel order, "RGB" or "BGR".
 
     Returns:
@@ -49,6 +52,7 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
     Raises:
         ImageError: the file is missing, empty, truncated, corrupt or not an image, holds values
             without a known range (floating point, 32 bits), or more than 179 million pixels.
+        StorageError: the server of a URL fails.
         ValueError: `image_format` is neither "RGB" nor "BGR".
     """
     if image_format not in ("RGB", "BGR"):
@@ -103,24 +107,43 @@ def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         ImageError: the file is missing, empty or not an image, or holds more than 179 million
             pixels. Corrupt pixels go unnoticed.
+        StorageError: the server of a URL fails.
     """
-    with open_image(path) as image:
+    if is_url(path):
+        try:
+            return _upright_size(open_image(path, _HEADER_SIZE))
+        except ImageError:
+            # Some formats have what is needed at the end.
+            pass
+    return _upright_size(open_image(path))
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    with image:
         width, height = image.size
         # Orientations from 5 on turn by a quarter. Pillow itself turns a TIFF.
         turned = image.format != "TIFF" and _orientation(image) >= 5
     return (width, height) if turned else (height, width)
 
 
-def open_image(path: str | os.PathLike[str]) -> Image.Image:
+def open_image(path: str | os.PathLike[str], size: int | None = None) -> Image.Image:
     """Opens a file and reads its header; pixels are decoded when they are used.
+
+    Args:
+        path: of the file; a URL is read at once.
+        size: number of bytes to read of a URL; default: all.
 
     Raises:
         ImageError: as `read_image_size`.
+        StorageError: the server of a URL fails.
     """
-    path = Path(path)
+    source: Path | io.BytesIO | None = None
     Image.init()
     try:
-        return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+        source = io.BytesIO(read_url(str(path), size)) if is_url(path) else Path(path)
+        return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+    except MViTDetError:
+        raise
     except FileNotFoundError as error:
         raise ImageError(
             f"there is no image '{path}'; check its name and the folder of images"
@@ -134,7 +157,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
             "safely; scale it down or remove it"
         ) from error
     except UnidentifiedImageError as error:
-        raise ImageError(_not_an_image(path)) from error
+        raise ImageError(_not_an_image(path, source)) from error
     # So can a corrupt header.
     except Exception as error:
         if "\0" in str(path):
@@ -157,10 +180,13 @@ def _load(image: Image.Image, path: str | os.PathLike[str]) -> None:
         raise _corrupt(path, error) from error
 
 
-def _not_an_image(path: Path) -> str:
+def _not_an_image(path: str | os.PathLike[str], source: Path | io.BytesIO | None) -> str:
     """Says what a file is that is not an image."""
-    with open(path, "rb") as file:
-        head = file.read(_HEAD_SIZE)
+    if isinstance(source, io.BytesIO):
+        head = source.getvalue()[:_HEAD_SIZE]
+    else:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_SIZE)
     if not head:
         return f"the image '{path}' is empty; {_REMEDY}"
     if head.startswith(_SIGNATURES):

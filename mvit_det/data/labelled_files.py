@@ -11,6 +11,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import DatasetError
+from .urls import absolute, find_urls, is_url, join
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ class LabelledFiles:
     A million records take about 60 MB in two arrays, which the workers of a loader share.
 
     Attributes:
-        root: the folder that relative paths start from.
+        root: the folder, or its URL, that relative paths start from.
         class_names: K names.
         labels: (N,) int64, the class of each file.
     """
@@ -36,12 +37,12 @@ class LabelledFiles:
         """Stores the paths; no file is opened.
 
         Args:
-            root: the folder that relative paths start from.
+            root: the folder, or its URL, that relative paths start from.
             paths: relative to `root`, or absolute.
             labels: for each path its class, in [0, len(class_names)).
             class_names: one name per class.
         """
-        self.root = Path(root)
+        self.root = str(root)
         self.class_names = list(class_names)
         self.labels = np.array(labels, dtype=np.int64)
         encoded = [os.fsencode(path) for path in paths]
@@ -62,14 +63,14 @@ class LabelledFiles:
         start = self._ends[position - 1] if position else 0
         path = os.fsdecode(self._paths[start : self._ends[position]].tobytes())
         return {
-            "file_name": str(self.root / path),
+            "file_name": join(self.root, path),
             "image_id": position,
             "label": int(self.labels[position]),
         }
 
 
 def list_class_folders(
-    root: Path, extensions: Sequence[str], kind: str
+    root: str | os.PathLike[str], extensions: Sequence[str], kind: str
 ) -> tuple[list[str], list[int], list[str]]:
     """Lists the files `root/<class>/**/*`, sorted by class and path.
 
@@ -77,7 +78,7 @@ def list_class_folders(
     `._photo.jpg`) or are `__MACOSX`.
 
     Args:
-        root: the folder.
+        root: the folder, or its URL.
         extensions: lower-case file extensions that count.
         kind: "image" or "video", for messages.
 
@@ -88,19 +89,10 @@ def list_class_folders(
         DatasetError: the folder is missing, or has no such files in class folders; or a link leads
             to a folder above it.
     """
-    if not root.is_dir():
-        raise DatasetError(
-            f"there is no folder '{root}'; name one with a folder of {kind}s per class"
-        )
-    class_names = sorted(
-        entry.name for entry in os.scandir(root) if not _is_hidden(entry) and entry.is_dir()
-    )
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(class_names):
-        found = sorted(_files_below(root / name, name, extensions), key=os.fsencode)
-        paths += found
-        labels += [label] * len(found)
+    if is_url(root):
+        paths, labels, class_names = _list_class_urls(str(root), extensions)
+    else:
+        paths, labels, class_names = _list_local_classes(Path(root), extensions, kind)
     if not paths:
         raise DatasetError(
             f"'{root}' has no {kind}s in {len(class_names)} class folders; the layout is "
@@ -109,16 +101,51 @@ def list_class_folders(
     return paths, labels, class_names
 
 
+def _list_class_urls(
+    root: str, extensions: Sequence[str]
+) -> tuple[list[str], list[int], list[str]]:
+    prefix = join(root, "")
+    found = [url.removeprefix(prefix) for url in find_urls(root, extensions, recursive=True)]
+    paths = [
+        path
+        for path in found
+        if "/" in path and not any(_is_hidden(name) for name in path.split("/"))
+    ]
+    class_names = sorted({path.partition("/")[0] for path in paths})
+    number = {name: label for label, name in enumerate(class_names)}
+    paths.sort(key=lambda path: (number[path.partition("/")[0]], os.fsencode(path)))
+    return paths, [number[path.partition("/")[0]] for path in paths], class_names
+
+
+def _list_local_classes(
+    root: Path, extensions: Sequence[str], kind: str
+) -> tuple[list[str], list[int], list[str]]:
+    if not root.is_dir():
+        raise DatasetError(
+            f"there is no folder '{root}'; name one with a folder of {kind}s per class"
+        )
+    class_names = sorted(
+        entry.name for entry in os.scandir(root) if not _is_hidden(entry.name) and entry.is_dir()
+    )
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(class_names):
+        found = sorted(_files_below(root / name, name, extensions), key=os.fsencode)
+        paths += found
+        labels += [label] * len(found)
+    return paths, labels, class_names
+
+
 def register_files(
     path: str | os.PathLike[str],
-    read: Callable[[Path], LabelledFiles],
+    read: Callable[[str], LabelledFiles],
     class_names: Sequence[str] | None = None,
 ) -> tuple[str, list[str]]:
     """Registers a dataset with Detectron2's catalog; doing so again is harmless.
 
     Args:
-        path: folder or file of the dataset.
-        read: makes its records.
+        path: folder or file of the dataset, or the URL of a folder.
+        read: makes its records from the absolute path or the URL.
         class_names: the classes it must have; None takes its own.
 
     Returns:
@@ -128,7 +155,7 @@ def register_files(
     Raises:
         DatasetError: there is no such dataset, or it has other classes than `class_names`.
     """
-    path = Path(path).absolute()
+    path = absolute(path)
     files = read(path)
     if class_names is not None and list(class_names) != files.class_names:
         missing = sorted(set(class_names) - set(files.class_names))
@@ -137,13 +164,13 @@ def register_files(
             f"'{path}' has other classes than the training data: missing {missing}, "
             f"unknown {unknown}; name the classes alike"
         )
-    name = f"{path.name}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    name = f"{Path(path).name}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     DatasetCatalog.register(name, lambda: files)
     MetadataCatalog.get(name).set(
-        evaluator_type="classification", image_root=str(path), thing_classes=files.class_names
+        evaluator_type="classification", image_root=path, thing_classes=files.class_names
     )
     return name, files.class_names
 
@@ -168,7 +195,7 @@ def _files_below(folder: Path, prefix: str, extensions: Sequence[str]) -> list[s
     found = []
     for entry in os.scandir(folder):
         path = f"{prefix}/{entry.name}"
-        if _is_hidden(entry):
+        if _is_hidden(entry.name):
             continue
         if entry.is_dir():
             if entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve()):
@@ -179,5 +206,5 @@ def _files_below(folder: Path, prefix: str, extensions: Sequence[str]) -> list[s
     return found
 
 
-def _is_hidden(entry: os.DirEntry[str]) -> bool:
-    return entry.name.startswith(".") or entry.name == "__MACOSX"
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"

@@ -18,7 +18,7 @@ from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampl
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import ConfigError, DatasetError, ImageError, TrainingError
+from ..errors import ConfigError, DatasetError, ImageError, MViTDetError, TrainingError
 from .sampling import BatchSequence, seeded
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class TrainingLoader:
             total_batch_size: images per batch, over all ranks and gradient accumulation steps.
             num_workers: DataLoader workers per rank; 0 loads in the training process.
             on_bad_image: "raise" stops at an image that cannot be used; "skip" replaces it by
-                another one, and logs and lists it.
+                another one, and logs and lists it. A server that fails always stops.
             repeat_threshold: images that show a class which less than this share of the images
                 show are seen more often (LVIS, appendix B.2); 0 sees each once per epoch.
 
@@ -114,6 +114,7 @@ class TrainingLoader:
         Raises:
             ConfigError: the batch cannot be split evenly.
             ImageError: an image is unusable and `on_bad_image` is "raise".
+            StorageError: the server that images are read from fails.
             DatasetError: too many images in a row are unusable.
         """
         processes, rank = comm.get_world_size(), comm.get_rank()
@@ -178,7 +179,8 @@ class EvaluationLoader:
             dataset, mapper, num_workers: as for `TrainingLoader`.
             batch_size: images per batch and rank.
             on_bad_image: "raise" stops at an image that cannot be used; "skip" continues without
-                it, so that its objects count as missed, and logs and lists it.
+                it, so that its objects count as missed, and logs and lists it. A server that
+                fails always stops.
 
         Raises:
             DatasetError: there are no records.
@@ -242,7 +244,7 @@ class _Sample:
     """
 
     record: Record | None
-    errors: list[ImageError]
+    errors: list[MViTDetError]
 
 
 class _Mapped(Dataset[_Sample]):
@@ -258,7 +260,7 @@ class _Mapped(Dataset[_Sample]):
     def __getitem__(self, index: int) -> _Sample:
         try:
             return _Sample(self.mapper(self.records[index]), [])
-        except ImageError as error:
+        except MViTDetError as error:
             return _Sample(None, [error])
 
 
@@ -275,14 +277,15 @@ class _RandomlyMapped(Dataset[_Sample]):
 
     def __getitem__(self, key: tuple[int, int]) -> _Sample:
         index, position = key
-        errors: list[ImageError] = []
+        errors: list[MViTDetError] = []
         for attempt in range(self.tries):
             with seeded("image", self.seed, position, attempt):
                 if attempt:
                     index = int(random.choice(self.groups[bool(self.wide[index])]))
                 sample = self.images[index]
             errors += sample.errors
-            if sample.record is not None:
+            # Only an image is replaced; a server that fails is no fault of the image.
+            if sample.record is not None or not isinstance(sample.errors[-1], ImageError):
                 return _Sample(sample.record, errors)
         return _Sample(None, errors)
 
@@ -306,9 +309,12 @@ def _check_policy(on_bad_image: str) -> None:
 
 
 def _report(sample: _Sample, on_bad_image: str, skipped: list[str]) -> None:
-    """Raises the error of an image, or adds it to those that were skipped."""
+    """Raises the error of an image, or adds it to those that were skipped.
+
+    Errors that are no fault of an image, such as those of a server, are always raised.
+    """
     for error in sample.errors:
-        if on_bad_image == "raise":
+        if on_bad_image == "raise" or not isinstance(error, ImageError):
             raise error
         if str(error) not in skipped:
             skipped.append(str(error))

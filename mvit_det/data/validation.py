@@ -13,6 +13,7 @@ from faster_coco_eval.mask_api_new_cpp import toUncompressedRLE
 from ..errors import DatasetError, ImageError
 from .coco import CocoDataset, image_path
 from .images import read_image_size
+from .urls import is_url
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def find_issues(
 
     Args:
         dataset: as `read_coco` returns it.
-        folder: of the images; None skips the image files.
+        folder: of the images, or its URL; None skips the image files.
         need_objects: whether a dataset without annotations is an error, as in training.
         need_masks: whether it is an error that some objects have masks and others have none.
 
@@ -303,12 +304,12 @@ def _check_images(
 
 def _check_file(
     issues: _Issues,
-    path: os.PathLike[str],
+    path: str | os.PathLike[str],
     name: str,
     annotated: tuple[int, int],
     folder: str | os.PathLike[str],
 ) -> None:
-    if not os.path.lexists(path):
+    if not is_url(path) and not os.path.lexists(path):
         issues.error(
             "image that is missing", name, f"check the folder '{folder}', or remove its entry"
         )

@@ -16,6 +16,7 @@ from tabulate import tabulate
 
 from ..data.catalog import check_datasets
 from ..data.coco import CocoDataset, read_coco
+from ..data.urls import is_url
 from ..data.validation import is_area
 from ..errors import DatasetError
 from .instances import InstanceEvaluator, for_task
@@ -175,7 +176,8 @@ def _load(dataset_name: str) -> CocoDataset:
     metadata = MetadataCatalog.get(dataset_name)
     json_file = metadata.get("json_file")
     if json_file and not (
-        Path(json_file).exists() and metadata.get("thing_dataset_id_to_contiguous_id")
+        (is_url(json_file) or Path(json_file).exists())
+        and metadata.get("thing_dataset_id_to_contiguous_id")
     ):
         # Loading generates missing files, and tells the metadata how ids map to classes.
         DatasetCatalog.get(dataset_name)

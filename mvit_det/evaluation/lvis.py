@@ -15,6 +15,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from pycocotools import mask as mask_util
 
 from ..data.coco import read_json
+from ..data.urls import is_url
 from ..errors import ConfigError
 from .instances import InstanceEvaluator, for_task
 from .metrics import METRICS, TASK_NAMES
@@ -66,7 +67,7 @@ class LVISEvaluator(InstanceEvaluator):
             raise ConfigError(
                 f"dataset '{dataset_name}' is not in LVIS's format; evaluate it with COCOEvaluator"
             )
-        if not Path(metadata.json_file).exists():
+        if not is_url(metadata.json_file) and not Path(metadata.json_file).exists():
             DatasetCatalog.get(dataset_name)  # generates it, or says what is missing
         content = read_json(metadata.json_file)
         self._truth = COCO(content)

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from ..data.images import IMAGE_EXTENSIONS
+from ..data.urls import check_url, find_urls, is_url, url_path
 from ..data.videos import VIDEO_EXTENSIONS, VideoReader
 from ..errors import ConfigError, ImageError
 from .partial import PANOPTIC_FOLDER, PartialResults
@@ -30,9 +31,9 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Job:
-    """An image or a video, and the file for its drawn copy."""
+    """An image, which may be a URL, or a video, and the file for its drawn copy."""
 
-    source: Path
+    source: Path | str
     output: Path
     is_video: bool = False
 
@@ -56,20 +57,25 @@ class Report:
     is_new: bool = True
 
 
-def find_inputs(names: Sequence[str]) -> list[Path]:
+def find_inputs(names: Sequence[str]) -> list[Path | str]:
     """Finds the files that names refer to, each once.
 
     Args:
         names: files; folders, for the images and videos directly in them; and patterns such as
-            `photos/*.jpg`, where `**` matches any folders.
+            `photos/*.jpg`, where `**` matches any folders. Images, folders and patterns of images
+            may be URLs, which stay strings.
 
     Raises:
-        ImageError: no file matches a name.
+        ImageError: no file matches a name, or a URL is a video.
+        StorageError: the server of a URL fails.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, Path | str] = {}
     for name in names:
         if not name:
             raise ImageError("an input has an empty name; name a file, a folder or a pattern")
+        if is_url(name):
+            found.update((url, url) for url in _find_urls(name))
+            continue
         if Path(name).is_dir():
             extensions = (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
             files = [path for path in Path(name).iterdir() if path.suffix.lower() in extensions]
@@ -89,6 +95,23 @@ def find_inputs(names: Sequence[str]) -> list[Path]:
     return list(found.values())
 
 
+def _find_urls(url: str) -> list[str]:
+    """The images of a URL: itself, whether or not it exists, or those in a folder or pattern."""
+    check_url(url)
+    extension = url_path(url).suffix.lower()
+    if extension in VIDEO_EXTENSIONS:
+        raise ImageError(f"videos are read from files only; download '{url}' first")
+    if "*" not in url and (extension in IMAGE_EXTENSIONS or "?" in url):
+        return [url]
+    urls = find_urls(url, IMAGE_EXTENSIONS)
+    if not urls:
+        raise ImageError(
+            f"there is no image at '{url}', neither a folder of images (file extensions: "
+            f"{' '.join(IMAGE_EXTENSIONS)}) nor files that match a pattern"
+        )
+    return urls
+
+
 def read_list(path: str | Path) -> list[str]:
     """The lines of a text file of inputs; empty ones are skipped.
 
@@ -106,7 +129,9 @@ def read_list(path: str | Path) -> list[str]:
     return names
 
 
-def plan(sources: Sequence[Path], output: Path, videos: Sequence[Path] = ()) -> list[Job]:
+def plan(
+    sources: Sequence[Path | str], output: Path, videos: Sequence[Path | str] = ()
+) -> list[Job]:
     """Chooses the output file of each image and video.
 
     Outputs keep the names of their sources; where names collide, the sources' folders are created
@@ -121,7 +146,7 @@ def plan(sources: Sequence[Path], output: Path, videos: Sequence[Path] = ()) -> 
         ConfigError: several sources for one file, a file extension that does not suit, or an output
             that would overwrite a source.
     """
-    are_videos = {path: path.suffix.lower() in VIDEO_EXTENSIONS for path in sources}
+    are_videos = {path: _in_folders(path).suffix.lower() in VIDEO_EXTENSIONS for path in sources}
     are_videos.update((path, True) for path in videos)
     jobs = []
     if output.suffix.lower() in (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS) and not output.is_dir():
@@ -142,14 +167,16 @@ def plan(sources: Sequence[Path], output: Path, videos: Sequence[Path] = ()) -> 
     else:
         if output.exists() and not output.is_dir():
             raise ConfigError(f"'{output}' is a file, not a folder; choose another output")
-        names = {path: _output_name(path, is_video) for path, is_video in are_videos.items()}
+        names = {
+            path: _output_name(_in_folders(path), is_video) for path, is_video in are_videos.items()
+        }
         numbers = Counter(names.values())
-        root = os.path.commonpath([path.absolute().parent for path in are_videos])
+        root = os.path.commonpath([_in_folders(path).parent for path in are_videos])
         for path, is_video in are_videos.items():
-            folder = path.absolute().parent.relative_to(root) if numbers[names[path]] > 1 else ""
+            folder = _in_folders(path).parent.relative_to(root) if numbers[names[path]] > 1 else ""
             jobs.append(Job(path, output / folder / names[path], is_video))
-    originals = {os.path.realpath(path) for path in are_videos}
-    taken: dict[Path, Path] = {}
+    originals = {os.path.realpath(path) for path in are_videos if not is_url(path)}
+    taken: dict[Path, Path | str] = {}
     for job in jobs:
         if os.path.realpath(job.output) in originals:
             raise ConfigError(
@@ -189,7 +216,7 @@ def predict_files(
 
     Args:
         predictor: with a score threshold that keeps the drawn images readable.
-        jobs: from `plan`; the same in all ranks.
+        jobs: from `plan`; the same in all ranks. Images may be URLs.
         results: file for the instances of all images and frames, one list in COCO's format.
             `image_id` counts images and frames from 1; `file_name` is the image or video, and
             `frame` counts the frames of a video from 0. Of a panoptic model, the segments of
@@ -206,6 +233,7 @@ def predict_files(
     Raises:
         ImageError: a drawn image or video cannot be written.
         OutputError: the results cannot be written.
+        StorageError: the server of a URL fails. A later call continues.
     """
     rank = rank or Rank()
     partial = PartialResults(results, rank, key) if results else None
@@ -291,7 +319,11 @@ def _predict_video(predictor: Predictor, job: Job, partial: PartialResults | Non
         reader,
         VideoWriter(job.output, reader.rate) as writer,
         tqdm(
-            desc=job.source.name, total=reader.num_frames, unit="frame", leave=False, disable=None
+            desc=Path(job.source).name,
+            total=reader.num_frames,
+            unit="frame",
+            leave=False,
+            disable=None,
         ) as bar,
     ):
         for batch in _batches(reader, predictor.batch_size):
@@ -305,7 +337,12 @@ def _predict_video(predictor: Predictor, job: Job, partial: PartialResults | Non
     return Report(job, frames, instances, reader.problem())
 
 
-def _output_name(path: Path, is_video: bool) -> str:
+def _in_folders(source: Path | str) -> PurePath:
+    """An absolute path of a source, for names in the output folder; of a URL one below '/'."""
+    return "/" / url_path(source) if isinstance(source, str) else source.absolute()
+
+
+def _output_name(path: PurePath, is_video: bool) -> str:
     allowed = (".mp4",) if is_video else WRITTEN_EXTENSIONS
     if path.suffix.lower() in allowed:
         return path.name

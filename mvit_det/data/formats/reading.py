@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import DatasetError, OutputError
 from ..coco import image_path, read_json
+from ..urls import is_url
 from .dataset import SPLIT_NAMES, Dataset, Split, split_named
 from .labelme import is_labelme, read_labelme
 from .voc import find_xml, read_voc
@@ -25,6 +26,11 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
     Raises:
         DatasetError: no format is recognised, or a file of the dataset cannot be used.
     """
+    if is_url(path):
+        raise DatasetError(
+            f"the folder of a dataset cannot be the URL '{path}'; name its files in COCO's format "
+            "with --train-json, --train-images, --val-json and --val-images"
+        )
     path = Path(path).expanduser()
     if path.suffix.lower() in (".yaml", ".yml"):
         return read_yolo(path)
@@ -104,7 +110,7 @@ def _read_coco(path: Path, content: Any, root: Path) -> Split:
     first = images[0].get("file_name") if images and isinstance(images[0], dict) else None
     candidates = list(dict.fromkeys(_image_folders(path, root)))
     for folder in candidates:
-        if first is None or image_path(folder, first).is_file():
+        if first is None or Path(image_path(folder, first)).is_file():
             return Split({"annotations": [], **content}, folder, path)
     raise DatasetError(
         f"the image '{first}' of '{path}' is in none of "
