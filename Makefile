@@ -36,6 +36,8 @@ define INSTALL
 	@$(RUN) tools/install_detectron2.py
 	@echo "== mvit_det and what its development needs"
 	@set -o pipefail; $(RUN) -m pip install --disable-pip-version-check -e ".[dev]" $(SHOW_PROGRESS)
+	@# Without its dependencies, see pyproject.toml.
+	@set -o pipefail; $(RUN) -m pip install --disable-pip-version-check --no-deps trackers==2.6.1 $(SHOW_PROGRESS)
 	@echo "== Result"
 	@$(RUN) tools/check_install.py
 endef

@@ -18,6 +18,7 @@ def draw_instances(
     labels: Sequence[int],
     scores: Sequence[float] | None,
     class_names: Sequence[str],
+    track_ids: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Draws boxes, masks, class names and scores on a copy of an image.
 
@@ -32,6 +33,7 @@ def draw_instances(
         labels: N class indexes into ``class_names``.
         scores: N scores in [0, 1], or None as for ground truth.
         class_names: one name per class.
+        track_ids: N ids, which then choose the colours and are shown; -1 for instances without.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -44,6 +46,11 @@ def draw_instances(
     captions = [class_names[label] for label in labels]
     if scores is not None:
         captions = [f"{text} {score:.2f}" for text, score in zip(captions, scores, strict=True)]
+    if track_ids is not None:
+        for index, number in enumerate(track_ids):
+            if number >= 0:
+                captions[index] = f"#{number} {captions[index]}"
+        labels = [number if number >= 0 else label for number, label in zip(track_ids, labels)]
     return draw_captioned(image, boxes, masks, labels, captions)
 
 

@@ -14,8 +14,10 @@ from ..config import config_file, find_config
 from ..detection.build import set_nms_method
 from ..detection.merging import METHODS as MERGE_METHODS
 from ..detection.soft_nms import METHODS as SOFT_METHODS
+from ..errors import ConfigError
 from ..prediction.files import find_inputs, plan, predict_files, read_list, results_path
 from ..prediction.ranks import Rank
+from ..prediction.tracking import LOWEST_SCORE, check_installed
 from .arguments import Parser, output_path
 
 DEFAULT_OUTPUT = Path("output/demo_predictions")
@@ -76,6 +78,8 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     rare("--merge", choices=MERGE_METHODS,
         help="how detections of several sizes or tiles are merged; default: nms")  # fmt: skip
     rare("--soft-nms", choices=SOFT_METHODS, help="soft-NMS instead of NMS in the model")
+    add("--track", action="store_true",
+        help="follow the objects of videos, which get ids")  # fmt: skip
     add("--csv", action="store_true", help="also write predictions.csv, beside predictions.json")
     parser.add_trust()
     options = parser.parse_args(arguments)
@@ -99,13 +103,18 @@ def run(options: argparse.Namespace) -> int:
     videos = find_inputs([options.video_input]) if options.video_input else []
     listed = read_list(options.input_list) if options.input_list else []
     jobs = plan(find_inputs(options.input + listed), options.output, videos)
+    threshold = options.confidence_threshold
+    if options.track:
+        check_installed()
+        if not any(job.is_video for job in jobs):
+            raise ConfigError("--track follows objects in videos, and no input is one")
     config, published = find_config(options.config_file, _inference(options) + options.opts)
     if options.soft_nms:
         set_nms_method(config.model, options.soft_nms)
     predictor = Predictor(
         config,
         options.weights or published,
-        score_threshold=options.confidence_threshold,
+        score_threshold=min(threshold, LOWEST_SCORE) if options.track else threshold,
         device=rank.device(options.device),
         batch_size=options.batch_size,
         trust_checkpoint=options.trust_checkpoint,
@@ -114,7 +123,13 @@ def run(options: argparse.Namespace) -> int:
     results = results_path(options.output, jobs)
     key = _key(options, published)
     for report in predict_files(
-        predictor, jobs, results, write_csv=options.csv, rank=rank, key=key
+        predictor,
+        jobs,
+        results,
+        write_csv=options.csv,
+        track_threshold=threshold if options.track else None,
+        rank=rank,
+        key=key,
     ):
         reports.append(report)
         if report.problem:

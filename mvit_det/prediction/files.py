@@ -19,6 +19,7 @@ from .partial import PANOPTIC_FOLDER, PartialResults
 from .prediction import Prediction
 from .predictor import Predictor, PreparedImage
 from .ranks import Rank
+from .tracking import Tracker
 from .video import VideoWriter
 
 # Formats of drawn images; images in other formats become PNG.
@@ -113,7 +114,7 @@ def _find_urls(url: str) -> list[str]:
 
 
 def read_list(path: str | Path) -> list[str]:
-    """The lines of a text file of inputs; empty ones are skipped.
+    """The lines of a list of inputs; empty ones are skipped.
 
     Raises:
         ImageError: the file cannot be read or lists nothing.
@@ -202,6 +203,7 @@ def predict_files(
     results: Path | None = None,
     *,
     write_csv: bool = False,
+    track_threshold: float | None = None,
     rank: Rank | None = None,
     key: str | None = None,
 ) -> Iterator[Report]:
@@ -223,6 +225,9 @@ def predict_files(
             images are written to `panoptic.json` and PNG files in `panoptic/` next to it.
         write_csv: also write a table, beside `results` and with the extension `.csv`, with a row
             per instance and the columns `CSV_COLUMNS`; boxes are in pixels.
+        track_threshold: score from which on objects of videos are followed and get ids, `track_id`,
+            and those of images are kept; needs a predictor with a score threshold of at most
+            `tracking.LOWEST_SCORE`. Default: no ids.
         rank: of this process; default: the only one.
         key: as for `PartialResults`; needed by several ranks.
 
@@ -251,7 +256,7 @@ def predict_files(
                 pending.append(job)
         # Of several ranks on a terminal, one shows its progress.
         with tqdm(total=len(pending), unit="file", disable=rank.index > 0 or None) as bar:
-            for report in _predict(predictor, pending, partial):
+            for report in _predict(predictor, pending, partial, track_threshold):
                 if partial:
                     counts = report.images, report.instances, report.problem
                     partial.finish(str(report.job.source), *counts)
@@ -269,19 +274,25 @@ def predict_files(
 
 
 def _predict(
-    predictor: Predictor, jobs: Sequence[Job], partial: PartialResults | None
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    partial: PartialResults | None,
+    track_threshold: float | None,
 ) -> Iterator[Report]:
     for is_video, group in groupby(jobs, key=lambda job: job.is_video):
         if is_video:
             for job in group:
-                yield _predict_video(predictor, job, partial)
+                yield _predict_video(predictor, job, partial, track_threshold)
         else:
             for batch in _batches(group, predictor.batch_size):
-                yield from _predict_images(predictor, batch, partial)
+                yield from _predict_images(predictor, batch, partial, track_threshold)
 
 
 def _predict_images(
-    predictor: Predictor, jobs: Sequence[Job], partial: PartialResults | None
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    partial: PartialResults | None,
+    score_threshold: float | None,
 ) -> Iterator[Report]:
     prepared: list[PreparedImage] = []
     readable: list[Job] = []
@@ -293,6 +304,8 @@ def _predict_images(
         else:
             readable.append(job)
     for job, prediction in zip(readable, predictor.predict(prepared)):
+        if score_threshold is not None:
+            prediction = prediction.select(score_threshold)
         prediction.save(job.output)
         if partial:
             segments = _save_segments(prediction, job, partial.results.parent)
@@ -309,7 +322,12 @@ def _save_segments(prediction: Prediction, job: Job, folder: Path) -> dict[str, 
     return {"segments": prediction.panoptic.to_coco(0, name.as_posix())}
 
 
-def _predict_video(predictor: Predictor, job: Job, partial: PartialResults | None) -> Report:
+def _predict_video(
+    predictor: Predictor,
+    job: Job,
+    partial: PartialResults | None,
+    track_threshold: float | None,
+) -> Report:
     frames = instances = 0
     try:
         reader = VideoReader(job.source)
@@ -326,8 +344,11 @@ def _predict_video(predictor: Predictor, job: Job, partial: PartialResults | Non
             disable=None,
         ) as bar,
     ):
+        tracker = None if track_threshold is None else Tracker(reader.rate, track_threshold)
         for batch in _batches(reader, predictor.batch_size):
             for prediction in predictor.predict([predictor.prepare(frame) for frame in batch]):
+                if tracker:
+                    prediction = tracker.update(prediction)
                 writer.write(prediction.draw())
                 if partial:
                     partial.add(prediction.to_coco(), frame=frames)

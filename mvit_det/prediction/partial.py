@@ -15,6 +15,7 @@ from .ranks import Rank
 
 CSV_COLUMNS = (
     "file_name", "frame", "image_id", "category_id", "class", "score", "x", "y", "width", "height",
+    "track_id",
 )  # fmt: skip
 # COCO's panoptic format: a list of segments, and a PNG of their numbers for each image.
 PANOPTIC_FILE, PANOPTIC_FOLDER = "panoptic.json", "panoptic"

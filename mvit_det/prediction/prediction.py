@@ -30,7 +30,8 @@ class Prediction:
         instances: on the CPU, in pixels of the image, highest scores first: `pred_boxes` (N, 4) x0,
             y0, x1, y1; `scores` (N,) in [0, 1]; `pred_classes` (N,) indexes into `class_names`; and
             `pred_masks` (N, H, W) bool if the model has a mask head; of slices they are `RLEMasks`,
-            which decode one mask (H, W) at a time.
+            which decode one mask (H, W) at a time. Of a tracked video also `track_ids` (N,) int64,
+            -1 for instances without a track.
         class_names: one for each class of the model.
         category_ids: id of each class in its dataset, for COCO's result format.
         panoptic: the segments of the image, of a panoptic model; else None.
@@ -55,7 +56,8 @@ class Prediction:
     def draw(self, show_masks: bool = True) -> np.ndarray:
         """Draws boxes, masks, class names and scores on a copy, (H, W, 3) uint8 RGB.
 
-        Of a panoptic model, stuff is drawn below the instances.
+        The instances of a tracked video have the colours of their ids. Of a panoptic model, stuff
+        is drawn below the instances.
 
         Args:
             show_masks: draw masks and stuff, if the model has them.
@@ -76,6 +78,7 @@ class Prediction:
             found.pred_classes.tolist(),
             found.scores.tolist(),
             self.class_names,
+            found.track_ids.tolist() if found.has("track_ids") else None,
         )
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
@@ -86,7 +89,8 @@ class Prediction:
 
         Returns:
             One dict per instance: `image_id`, `category_id`, `bbox` (x, y, width, height), `score`,
-            and, if the model has a mask head, `segmentation` as run-length encoding.
+            and, if the model has a mask head, `segmentation` as run-length encoding. Of a tracked
+            video also `track_id`, None for instances without a track.
         """
         found = self.instances
         encoded = found.get("pred_masks") if found.has("pred_masks") else None
@@ -96,6 +100,9 @@ class Prediction:
         results: list[dict[str, Any]] = instances_to_coco_json(found, image_id)
         for index, result in enumerate(results):
             result["category_id"] = self.category_ids[result["category_id"]]
+            if found.has("track_ids"):
+                number = int(found.track_ids[index])
+                result["track_id"] = number if number >= 0 else None
             if isinstance(encoded, RLEMasks):
                 rle = encoded.encoded[index]
                 result["segmentation"] = {**rle, "counts": rle["counts"].decode("ascii")}

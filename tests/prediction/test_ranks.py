@@ -163,7 +163,7 @@ def test_an_interrupted_call_goes_on(files, expected, interrupt, tmp_path, capsy
     partly = json.loads((tmp_path / "predictions.json").read_text())
     assert partly == [each for each in expected[0] if each["image_id"] < 6]
     (partial,) = tmp_path.glob("predictions.partial-*")
-    # What a kill in the middle of a line leaves.
+    # As a kill in the middle of a line leaves it.
     with open(partial / "rank-0.jsonl", "ab") as file:
         file.write(b'{"results": []}\n{"source": "photos/0')
     assert predict(files, tmp_path) == 1
