@@ -22,8 +22,8 @@ EXAMPLES = (
 )
 DETAILS = """\
 The page has no password, and answers this machine only unless --host says otherwise. To use it from
-elsewhere, 'ssh -L 7860:127.0.0.1:7860 MACHINE' there. Uploads are deleted after an hour, or when
-the command ends.
+elsewhere, 'ssh -L 7860:127.0.0.1:7860 MACHINE' there. Uploads are deleted within 90 minutes,
+and when the command ends.
 
 exit codes: 0 stopped; 2 the command or one of its files is wrong"""
 

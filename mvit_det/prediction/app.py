@@ -28,6 +28,7 @@ from .video import VideoWriter
 LOWEST_THRESHOLD = 0.05
 # An upload is forgotten after so many seconds, or when so many visitors have come after it.
 KEPT_SECONDS, KEPT_VISITORS = 3600, 16
+HINT = "Drop an image or a video above."
 # Small images fill their place, too.
 STYLE = "#image img { width: 100%; height: 100%; object-fit: contain; }"
 
@@ -202,7 +203,7 @@ def build_page(
         """The drawn image, the downloads and the text for other settings."""
         if upload is None:
             off = gradio.update(value=None, interactive=False)
-            return None, off, off, hidden, problem
+            return None, off, off, hidden, problem or HINT
         drawn, listed, text = draw_upload(upload, threshold, classes, show_masks, int(index))
         files = [gradio.update(value=str(path), interactive=True) for path in (drawn, listed)]
         return str(drawn), *files, hidden, text
@@ -213,9 +214,9 @@ def build_page(
         path = draw_video(upload, threshold, classes, show_masks)
         return gradio.update(value=str(path), visible=True)
 
-    with gradio.Blocks(
-        title=title, analytics_enabled=False, delete_cache=(KEPT_SECONDS // 4, KEPT_SECONDS)
-    ) as page:
+    # Every quarter of the time, files are deleted that are older than any upload in memory.
+    cleaning = KEPT_SECONDS // 4, KEPT_SECONDS * 5 // 4
+    with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=cleaning) as page:
         upload = gradio.State(time_to_live=KEPT_SECONDS)
         gradio.Markdown(f"## {title}")
         with gradio.Row():
@@ -240,7 +241,9 @@ def build_page(
                 frame = gradio.Slider(
                     *(0, 1, 0), step=1, label="Frame", visible=False, elem_id="frame"
                 )
-                text = gradio.Textbox(label="Found", interactive=False, lines=3, elem_id="found")
+                text = gradio.Textbox(
+                    HINT, label="Found", interactive=False, lines=3, elem_id="found"
+                )
             with gradio.Column(scale=2):
                 image = gradio.Image(
                     label="Objects",

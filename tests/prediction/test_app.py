@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvit_det import Predictor
+from mvit_det import Predictor, save_pretrained
+from mvit_det.cli.app import load, parse_arguments
 from mvit_det.cli.main import command
 from mvit_det.data.videos import count_frames
 from mvit_det.prediction.video import VideoWriter
@@ -17,7 +18,7 @@ from tests.browser import Visit
 from tests.prediction.test_sharing import noise, train
 
 pytest.importorskip("gradio", reason="needs Gradio: pip install 'mvit_det[app]'")
-from mvit_det.prediction.app import LOWEST_THRESHOLD, Limits, build_page, serve
+from mvit_det.prediction.app import HINT, LOWEST_THRESHOLD, Limits, build_page, serve
 
 LIMITS = Limits(megabytes=1, megapixels=1, frames=6)
 
@@ -132,7 +133,7 @@ def test_errors_are_sentences_about_the_file(visit, trained):
     visit.after(visit.tab.locator("#file button[aria-label=Clear]").click)
     visit.tab.set_input_files("#file input[type=file]", trained[0].parent / "heavy.png")
     visit.tab.wait_for_selector("text=/maximum.*size/i")
-    assert visit.tab.input_value("#found textarea") == ""
+    assert visit.tab.input_value("#found textarea") == HINT
 
 
 def test_a_video_is_shown_frame_by_frame(visit, predictor):
@@ -156,6 +157,21 @@ def test_a_video_is_shown_frame_by_frame(visit, predictor):
     visit.upload("noise.png")
     assert not visit.tab.is_visible("#frame")
     assert not visit.tab.is_visible("#draw")
+
+
+def test_uploads_are_deleted(browser, predictor, trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr("mvit_det.prediction.app.KEPT_SECONDS", 4)
+    page = build_page(predictor, "Objects", threshold=0.2)
+    visit = Visit(
+        browser.new_page(), serve(page, "127.0.0.1", free_port(), LIMITS), trained[0].parent
+    )
+    visit.upload("noise.png")
+    stored = {path.name for path in tmp_path.rglob("noise*")}
+    assert {"noise.png", "noise_drawn.png", "noise.json"} >= stored > set()
+    visit.wait(lambda: bool(list(tmp_path.rglob("noise*"))), True)
+    assert visit.after(visit.set, "threshold", 0.3) == HINT
+    page.close(verbose=False)
 
 
 def test_files_of_this_machine_cannot_be_read(url, tmp_path, monkeypatch, capsys):
@@ -227,6 +243,15 @@ def test_mistakes_are_named_before_anything_is_served(arguments, named, capsys):
         code = stopped.code
     assert code == 2
     assert named in capsys.readouterr().err
+
+
+def test_weights_beside_a_config_and_in_a_folder_to_share(trained, tmp_path):
+    shared = save_pretrained(*trained, tmp_path / "shared")
+    for weights in (trained[1], shared):
+        options = parse_arguments(["--weights", str(weights), "--device", "cpu"], "app")
+        found = load(options)
+        assert found.class_names == ("bolt", "nut", "washer", "gear", "pin")
+        assert found.model.roi_heads.box_predictor.test_score_thresh == LOWEST_THRESHOLD
 
 
 def test_other_machines_and_taken_ports_are_said(trained, capsys):
