@@ -10,7 +10,7 @@ import torch
 
 from ..errors import ExportError, OutputError
 from ..runtime.metadata import KEY, Metadata
-from ..runtime.sessions import import_extra
+from ..runtime.sessions import import_extra, openvino_core
 from .nms import onnx_translations
 from .preparation import Exportable
 
@@ -51,14 +51,10 @@ def export(
         elif file_format == "onnx":
             write_onnx(exportable, output, opset)
         else:
-            import_extra("openvino", "openvino")
+            core = openvino_core()
             with tempfile.TemporaryDirectory() as folder:
                 write_onnx(exportable, Path(folder, "model.onnx"), opset)
-                model = (
-                    import_extra("openvino", "openvino")
-                    .Core()
-                    .read_model(Path(folder, "model.onnx"))
-                )
+                model = core.read_model(Path(folder, "model.onnx"))
                 save_openvino(model, exportable.metadata, output)
     except OSError as error:
         raise OutputError(f"cannot write '{output}' ({error.strerror or error})") from error

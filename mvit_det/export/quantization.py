@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ConfigError, ExportError
 from ..runtime.metadata import KEY, Metadata
 from ..runtime.preprocessing import Source, load_image, prepare_inputs
-from ..runtime.sessions import check_file, import_extra
+from ..runtime.sessions import check_file, import_extra, openvino_core
 
 # Names of nodes, which are named after modules, by group of layers.
 GROUPS = {
@@ -35,9 +35,9 @@ def groups_of(path: str | Path) -> list[str]:
     Raises:
         ExportError: OpenVINO is not installed, or the file does not exist.
     """
-    openvino = import_extra("openvino", "openvino")
+    core = openvino_core()
     check_file(path, ".xml")
-    names = [node.get_friendly_name() for node in openvino.Core().read_model(str(path)).get_ops()]
+    names = [node.get_friendly_name() for node in core.read_model(str(path)).get_ops()]
     return [
         group
         for group, pattern in GROUPS.items()
@@ -64,12 +64,12 @@ def quantize(
             images.
         ImageError: an image cannot be read.
     """
-    openvino, nncf = import_extra("openvino", "openvino"), import_extra("nncf", "openvino")
+    core, nncf = openvino_core(), import_extra("nncf", "openvino")
     unknown = [name for name in keep if name not in GROUPS]
     if unknown:
         raise ConfigError(f"'{unknown[0]}' is none of the groups {', '.join(GROUPS)}")
     check_file(path, ".xml")
-    model = openvino.Core().read_model(str(path))
+    model = core.read_model(str(path))
     text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
     metadata = Metadata.from_json(text, str(path))
     inputs: list[list[np.ndarray]] = [

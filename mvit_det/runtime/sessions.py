@@ -1,6 +1,8 @@
 """A file that one runtime has loaded: arrays in, arrays out."""
 
+import functools
 import importlib
+import threading
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,7 +93,7 @@ class OpenVinoSession:
             ConfigError: the precision is unknown.
             ExportError: OpenVINO is not installed, or cannot load the file.
         """
-        openvino = import_extra("openvino", "openvino")
+        core = openvino_core()
         check_file(path, ".xml or .onnx")
         if precision not in OPENVINO_PRECISIONS:
             raise ConfigError(f"precision is '{precision}'; it must be 'fp32' or 'bf16'")
@@ -101,9 +103,8 @@ class OpenVinoSession:
             properties["INFERENCE_PRECISION_HINT"] = OPENVINO_PRECISIONS[precision]
             if threads:
                 properties["INFERENCE_NUM_THREADS"] = str(threads)
-        core = openvino.Core()
         if cache_dir is not None:
-            core.set_property({"CACHE_DIR": str(cache_dir)})
+            properties["CACHE_DIR"] = str(cache_dir)
         try:
             model = core.read_model(str(path))
             # An ONNX file's metadata are in the runtime information of OpenVINO, below "framework".
@@ -119,6 +120,25 @@ class OpenVinoSession:
         """Computes the outputs, by name."""
         outputs = self._request.infer(list(inputs))
         return {key.any_name: value.copy() for key, value in outputs.items()}
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's `Core`, one for the whole process.
+
+    OpenVINO's CPU plugin gives the thread that loads it a stack of its own for signal handlers, and
+    frees that stack with the plugin, whichever stack the thread then uses: its next signal, such as
+    Ctrl-C or the end of a child process, would be a segmentation fault. So the plugin is loaded by
+    a thread that ends at once, and never freed.
+
+    Raises:
+        ExportError: OpenVINO is not installed.
+    """
+    core = import_extra("openvino", "openvino").Core()
+    loader = threading.Thread(target=core.get_versions, args=("CPU",))
+    loader.start()
+    loader.join()
+    return core
 
 
 def import_extra(module: str, extra: str) -> Any:

@@ -189,6 +189,27 @@ for predictor_class in (OnnxPredictor, OpenVinoPredictor):
     assert len(result.stdout.splitlines()) == 2
 
 
+def test_signals_are_handled_when_a_predictor_is_gone(onnx_file):
+    """With faulthandler, signal handlers have a stack, which OpenVINO replaces by another one."""
+    program = f"""
+import faulthandler, signal, subprocess, threading
+from mvit_det.runtime import OpenVinoPredictor
+faulthandler.enable()
+predictors = [OpenVinoPredictor("{onnx_file}") for _ in range(2)]
+del predictors[0]
+last = threading.Thread(target=predictors.clear)
+last.start()
+last.join()
+signal.signal(signal.SIGCHLD, lambda *_: print("a child ended"))
+subprocess.run(["true"])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "a child ended\n"
+
+
 def test_importing_the_runtime_loads_no_pytorch():
     program = "import sys, mvit_det.runtime; print({'torch', 'detectron2'} & {*sys.modules})"
     result = subprocess.run(
