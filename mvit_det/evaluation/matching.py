@@ -1,8 +1,9 @@
 """Which predictions find an object, at an IoU of 0.5: confusion matrix and best thresholds."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -77,11 +78,11 @@ class Matches:
         Returns:
             NaN for both if no prediction finds an object.
         """
-        wanted = {category_id} if category_id is not None else set(self.category_ids)
-        chosen = np.array([each["category_id"] in wanted for each in self.predictions], dtype=bool)
-        scores = np.array([each["score"] for each in self.predictions])[chosen]
+        wanted = self.category_ids if category_id is None else [category_id]
+        chosen = np.isin(self._predicted_categories, wanted)
+        scores = self._scores[chosen]
         hits = self.objects[chosen] >= 0
-        total = sum(a["category_id"] in wanted and not a["iscrowd"] for a in self.annotations)
+        total = sum(self._object_counts[each] for each in wanted)
         if not hits.any():
             return float("nan"), float("nan")
         order = np.argsort(-scores, kind="stable")
@@ -91,6 +92,19 @@ class Matches:
         f1[:-1][scores[:-1] == scores[1:]] = 0
         best = int(f1.argmax())
         return float(scores[best]), 100 * float(f1[best])
+
+    @cached_property
+    def _scores(self) -> np.ndarray:
+        return np.array([each["score"] for each in self.predictions])
+
+    @cached_property
+    def _predicted_categories(self) -> np.ndarray:
+        return np.array([each["category_id"] for each in self.predictions])
+
+    @cached_property
+    def _object_counts(self) -> Counter[int]:
+        """Objects of each category, without crowds."""
+        return Counter(a["category_id"] for a in self.annotations if not a["iscrowd"])
 
     def confusion(self, threshold: float = CONFUSION_THRESHOLD) -> np.ndarray:
         """Counts objects by their class and that of the prediction that finds them.
