@@ -3,6 +3,7 @@
 - torchvision's RoIAlign runs in one thread. Regions are independent of each other: here each thread
   pools its share of them, to the same numbers.
 - Convolutions of the mask head are faster in the channels-last layout.
+- On AMD's processors oneDNN's fp32 products are twice as fast as MKL's.
 - glibc returns large blocks to the system and asks for them again, so that each forward pass of a
   backbone takes some 100,000 page faults. With higher thresholds it keeps them.
 """
@@ -22,6 +23,8 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from torch import Tensor, nn
 
+from .modeling.layers import Linear
+
 _accelerated: WeakSet[nn.Module] = WeakSet()
 
 # Fewer regions than this for each thread are not worth handing over.
@@ -33,8 +36,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 def accelerate(model: nn.Module) -> None:
     """Makes a detector faster on the CPU, in place, and once only.
 
-    Its parameters stay as they are, and so do its outputs, up to the rounding of convolutions in
-    the mask head. On other devices nothing changes.
+    Its parameters stay as they are, and so do its outputs, up to the rounding of the mask head's
+    convolutions and of linear layers. On other devices nothing changes.
     """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return
@@ -42,6 +45,8 @@ def accelerate(model: nn.Module) -> None:
     for module in list(model.modules()):
         if isinstance(module, ROIPooler):
             module.level_poolers = nn.ModuleList(map(_threaded, module.level_poolers))
+        elif type(module) is nn.Linear:
+            module.__class__ = Linear  # which has the same parameters
         elif isinstance(module, BaseMaskRCNNHead) and module not in _accelerated:
             module.register_forward_pre_hook(_to_channels_last)
             _accelerated.add(module)

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from .kernels import (
     attention,
     depthwise_conv3d,
+    linear,
     position_terms,
     product_dtype,
     relative_positions,
     window_partition,
     window_unpartition,
 )
-from .layers import NormLayer
+from .layers import Linear, NormLayer
 from .padding import Sizes, fill_padding, key_masks, pad_to, pooled_sizes
 from .plan import BlockPlan
 from .position import joint_relative_positions, joint_terms, sum_of_terms
@@ -72,7 +73,7 @@ class MultiScaleAttention(nn.Module):
         head_dim = plan.attention_dim // plan.num_heads
         self.scale = head_dim**-0.5
         self.qkv = nn.Linear(plan.dim, 3 * plan.attention_dim, bias=qkv_bias)
-        self.proj = nn.Linear(plan.attention_dim, plan.attention_dim)
+        self.proj = Linear(plan.attention_dim, plan.attention_dim)
 
         def pool(stride: int, pools: bool) -> tuple[nn.Module, nn.Module]:
             if not pools:
@@ -197,7 +198,7 @@ class MultiScaleAttention(nn.Module):
         weights = self.qkv.weight.chunk(3)
         biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
         # Three products write three contiguous tensors, which one product and a split would not.
-        return [F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+        return [linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
     def _poolings(self) -> tuple[tuple[nn.Module, nn.Module], ...]:
         """Convolution and norm of query, key and value."""

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from .attention import MultiScaleAttention
-from .layers import Mlp, NormLayer, PatchEmbed, SkipPool
+from .layers import Linear, Mlp, NormLayer, PatchEmbed, SkipPool
 from .padding import Sizes
 from .plan import BlockPlan
 
@@ -28,7 +28,7 @@ class MultiScaleBlock(nn.Module):
         self.norm1 = norm_layer(plan.dim)
         self.attn = MultiScaleAttention(plan, norm_layer=norm_layer, **attention)
         widens, pools = plan.dim != plan.dim_out, plan.query_stride > 1
-        self.proj = nn.Linear(plan.dim, plan.dim_out) if widens else nn.Identity()
+        self.proj = Linear(plan.dim, plan.dim_out) if widens else nn.Identity()
         self.pool_skip = SkipPool(plan.query_stride) if pools else nn.Identity()
         self.pools = pools
         self.widens_in_attention = plan.widens_in_attention

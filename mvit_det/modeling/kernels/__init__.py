@@ -15,6 +15,7 @@ from .execution import (
 )
 from .mlp import blocked_mlp
 from .position_terms import position_terms
+from .products import linear
 
 __all__ = [
     "ATTENTION_KERNELS",
@@ -24,6 +25,7 @@ __all__ = [
     "custom_operators_enabled",
     "depthwise_conv3d",
     "in_autocast_dtype",
+    "linear",
     "plain_operators",
     "position_terms",
     "product_dtype",

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ..position import sum_of_terms
+from .products import add_product
 
 # Logits of one block, 4 MB in fp32: large enough for the matrix products, small enough for the
 # cache. Where there are many keys, the products need so many queries all the same.
@@ -42,15 +43,12 @@ def _blocks(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice]]:
 
 def _attention_weights(query: Tensor, key: Tensor, terms: Sequence[Tensor], scale: float) -> Tensor:
     """softmax(scale · QKᵀ + E) of one block, (B, queries, keys)."""
+    logits = query.new_empty(*query.shape[:2], key.shape[1])
     if terms:
-        logits = query.new_empty(*query.shape[:2], key.shape[1])
         before_grid = key.shape[1] - math.prod(term.shape[-1] for term in terms)
         logits[..., :before_grid] = 0
         _write_sum_of_terms(terms, logits[..., before_grid:])
-        logits.baddbmm_(query, key.transpose(1, 2), alpha=scale)
-    else:
-        logits = query.new_empty(*query.shape[:2], key.shape[1])
-        logits.baddbmm_(query, key.transpose(1, 2), beta=0, alpha=scale)
+    add_product(logits, query, key, scale, overwrite=not terms)
     return torch.softmax(logits, dim=-1, out=logits)
 
 
@@ -74,7 +72,7 @@ def attention_operator(
     for batch, rows in _blocks(query, key):
         block_terms = [term[batch, rows] for term in terms]
         weights = _attention_weights(query[batch, rows], key[batch], block_terms, scale)
-        torch.bmm(weights, value[batch], out=output[batch, rows])
+        add_product(output[batch, rows], weights, value[batch].mT, overwrite=True)
     return output
 
 
@@ -101,11 +99,13 @@ def attention_backward_operator(
     for batch, rows in _blocks(query, key):
         block_terms = [term[batch, rows] for term in terms]
         weights = _attention_weights(query[batch, rows], key[batch], block_terms, scale)
-        grad_value[batch].baddbmm_(weights.transpose(1, 2), grad[batch, rows])
-        grad_weights = grad[batch, rows] @ value[batch].transpose(1, 2)
+        add_product(grad_value[batch], weights.mT, grad[batch, rows].mT)
+        grad_weights = torch.empty_like(weights)
+        add_product(grad_weights, grad[batch, rows], value[batch], overwrite=True)
         grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-        grad_query[batch, rows].baddbmm_(grad_logits, key[batch], beta=0, alpha=scale)
-        grad_key[batch].baddbmm_(grad_logits.transpose(1, 2), query[batch, rows], alpha=scale)
+        key_ = key[batch].mT
+        add_product(grad_query[batch, rows], grad_logits, key_, scale, overwrite=True)
+        add_product(grad_key[batch], grad_logits.mT, query[batch, rows].mT, scale)
         if terms:
             on_grid = grad_logits[..., before_grid:].unflatten(-1, grid)
             for axis, grad_term in enumerate(grad_terms):
