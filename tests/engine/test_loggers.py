@@ -1,7 +1,10 @@
 """Experiment trackers, each with its own local store."""
 
+import json
 import logging
 import struct
+import time
+from datetime import datetime
 
 import pytest
 import torch
@@ -115,16 +118,26 @@ def test_unknown_loggers_and_missing_packages_are_errors(monkeypatch):
         check_loggers(["tensorboard", "mlflow"])
 
 
-def test_mlflow_stores_everything_and_a_resumed_training_continues_its_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("store", ["files", "sqlite"])
+def test_mlflow_stores_everything_and_a_resumed_training_continues_its_run(
+    store, tmp_path, monkeypatch
+):
     pytest.importorskip("mlflow", reason="needs mlflow-skinny")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "mlruns").as_uri()
+    if store == "sqlite":
+        pytest.importorskip("sqlalchemy", reason="MLflow needs it for databases")
+        pytest.importorskip("alembic", reason="MLflow needs it for databases")
+        uri = f"sqlite:///{tmp_path / 'store.db'}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert not run(tmp_path, MlflowTracker(), "mlflow").is_failing
     assert not run(tmp_path, MlflowTracker(), "mlflow", start=4, end=6).is_failing
 
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient((tmp_path / "mlruns").as_uri())
+    client = MlflowClient(uri)
     (experiment,) = [e for e in client.search_experiments() if e.name == "mvit_det"]
     (found,) = client.search_runs([experiment.experiment_id])
     assert found.info.status == "FINISHED"
@@ -158,17 +171,11 @@ def wandb_records(data):
             record = b""
 
 
-def test_wandb_writes_a_run_offline(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb", reason="needs wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    assert not run(tmp_path, WandbTracker(), "wandb").is_failing
-    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
-    (file,) = folder.glob("*.wandb")
-    assert f'"wandb": "{file.stem.removeprefix("run-")}"' in (tmp_path / RUNS_FILE).read_text()
-
+def read_wandb(folder):
+    """Rows of the history, config and summary of an offline run."""
     from wandb.proto import wandb_internal_pb2
 
+    (file,) = folder.glob("*.wandb")
     rows, config, summary = [], {}, {}
     for data in wandb_records(file.read_bytes()):
         record = wandb_internal_pb2.Record()
@@ -178,6 +185,19 @@ def test_wandb_writes_a_run_offline(tmp_path, monkeypatch):
         config.update({item.key: item.value_json for item in record.run.config.update})
         for item in record.summary.update:
             summary[item.key or "/".join(item.nested_key)] = item.value_json
+    return rows, config, summary
+
+
+def test_wandb_writes_a_run_offline_and_a_resumed_training_continues_it(tmp_path, monkeypatch):
+    """In a second folder with the same id, as W&B does offline; a sync joins them."""
+    wandb = pytest.importorskip("wandb", reason="needs wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    assert not run(tmp_path, WandbTracker(), "wandb").is_failing
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    run_id = json.loads((tmp_path / RUNS_FILE).read_text())["wandb"]
+    assert folder.name.endswith(f"-{run_id}")
+    rows, config, summary = read_wandb(folder)
     assert [r["iteration"] for r in rows if "total_loss" in r] == ["0", "1", "2", "3"]
     assert [r["bbox/AP"] for r in rows if "bbox/AP" in r] == ["12.5"]
     assert any(key.startswith("evaluation/predictions") for row in rows for key in row)
@@ -185,3 +205,13 @@ def test_wandb_writes_a_run_offline(tmp_path, monkeypatch):
     assert summary["checkpoint"] == '"model_final.pth"'
     assert list((folder / "files" / "media").rglob("*.png"))
     assert wandb.run is None
+
+    # The names of folders have seconds.
+    while datetime.now().strftime("%Y%m%d_%H%M%S") in folder.name:
+        time.sleep(0.1)
+    assert not run(tmp_path, WandbTracker(), "wandb", start=4, end=6).is_failing
+    first, second = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert first == folder
+    assert second.name.endswith(f"-{run_id}")
+    rows, _, _ = read_wandb(second)
+    assert [r["iteration"] for r in rows if "total_loss" in r] == ["4", "5"]
