@@ -36,8 +36,11 @@ define INSTALL
 	@$(RUN) tools/install_detectron2.py
 	@echo "== mvit_det and what its development needs"
 	@set -o pipefail; $(RUN) -m pip install --disable-pip-version-check -e ".[dev]" $(SHOW_PROGRESS)
-	@# Without its dependencies, see pyproject.toml.
-	@set -o pipefail; $(RUN) -m pip install --disable-pip-version-check --no-deps trackers==2.6.1 $(SHOW_PROGRESS)
+	@echo "== Gradio and trackers, for their tests"
+	@set -o pipefail; $(RUN) -m pip install --disable-pip-version-check gradio==6.31.0 $(SHOW_PROGRESS)
+	@# Gradio requires Pillow before 13, and works with later ones, which read more TIFF files. The
+	@# dependencies of trackers include an OpenCV that replaces the headless one.
+	@set -o pipefail; $(RUN) -m pip install --disable-pip-version-check --no-deps --upgrade pillow trackers==2.6.1 $(SHOW_PROGRESS)
 	@echo "== Result"
 	@$(RUN) tools/check_install.py
 endef

@@ -109,11 +109,12 @@ class Prediction:
         return results
 
     def to_supervision(self) -> "supervision.Detections":
-        """Converts the instances to `supervision.Detections`, for its annotators and trackers.
+        """Converts the instances to `supervision.Detections`, for its annotators and zones.
 
         Returns:
             Boxes, masks if the model has a mask head, scores as `confidence`, indexes into
-            `class_names` as `class_id`, and the names as `data["class_name"]`.
+            `class_names` as `class_id`, the names as `data["class_name"]`, and of a tracked video
+            the ids as `tracker_id`.
 
         Raises:
             ConfigError: supervision is not installed.
@@ -137,6 +138,7 @@ class Prediction:
             mask=masks,
             confidence=found.scores.numpy().astype(np.float32),
             class_id=classes,
+            tracker_id=found.track_ids.numpy() if found.has("track_ids") else None,
             data={"class_name": np.array(self.class_names, dtype=object)[classes].astype(str)},
         )
 

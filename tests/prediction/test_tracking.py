@@ -104,6 +104,8 @@ def test_frames_without_objects():
         tracked = tracker.update(found)
     assert len(tracked.instances) == 3
     assert (tracked.instances.track_ids >= 0).all()
+    ids = tracked.to_supervision().tracker_id.tolist()
+    assert ids == tracked.instances.track_ids.tolist()
 
 
 @pytest.mark.usefixtures("library")
