@@ -7,11 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
 from ..errors import DatasetError
-from .labelled_files import LabelledFiles, list_class_folders, load_files, register_files
-from .urls import is_url
+from .folders import datasets_folder
+from .labelled_files import (
+    LabelledFiles,
+    list_class_folders,
+    load_files,
+    register_files,
+    register_when_used,
+)
+from .urls import is_url, join
 from .videos import VIDEO_EXTENSIONS
 
 # Below `$DETECTRON2_DATASETS`. Without an extension: a folder, or a CSV file of the same name.
@@ -83,15 +88,15 @@ def load_clips(names: str) -> LabelledFiles:
 
 
 def register_clip_datasets() -> None:
-    """Registers `SPLITS` below `$DETECTRON2_DATASETS`; they are read when they are first used."""
+    """Registers `SPLITS` below `$DETECTRON2_DATASETS`, by default `datasets`."""
     for name, relative in SPLITS.items():
-        if name not in DatasetCatalog:
-            root = Path(os.getenv("DETECTRON2_DATASETS", "datasets"), relative)
-            DatasetCatalog.register(name, functools.cache(functools.partial(_load, root)))
-            MetadataCatalog.get(name).set(evaluator_type="classification")
+        register_when_used(name, join(datasets_folder(), relative), _load)
 
 
-def _load(path: Path) -> LabelledFiles:
+def _load(root: str) -> LabelledFiles:
+    if is_url(root):
+        return read_clips(root)
+    path = Path(root)
     is_file = not path.suffix and not path.is_dir() and path.with_suffix(".csv").is_file()
     return read_clips(path.with_suffix(".csv") if is_file else path)
 

@@ -1,13 +1,17 @@
 """Image classification datasets: a folder with one folder of images per class, as ImageNet's."""
 
-import functools
 import os
 from collections.abc import Sequence
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
+from .folders import datasets_folder
 from .images import IMAGE_EXTENSIONS
-from .labelled_files import LabelledFiles, list_class_folders, load_files, register_files
+from .labelled_files import (
+    LabelledFiles,
+    list_class_folders,
+    load_files,
+    register_files,
+    register_when_used,
+)
 from .urls import join
 
 # Folders below `$DETECTRON2_DATASETS`.
@@ -55,15 +59,10 @@ def load_image_folder(names: str) -> LabelledFiles:
 
 
 def register_imagenet() -> None:
-    """Registers `IMAGENET_SPLITS` below `$DETECTRON2_DATASETS`, by default `datasets`.
-
-    The folders are read when they are first used.
-    """
+    """Registers `IMAGENET_SPLITS` below `$DETECTRON2_DATASETS`, by default `datasets`."""
     for name, folder in IMAGENET_SPLITS.items():
-        if name not in DatasetCatalog:
-            root = join(os.getenv("DETECTRON2_DATASETS", "datasets"), folder)
-            DatasetCatalog.register(name, functools.cache(functools.partial(ImageFolder, root)))
-            MetadataCatalog.get(name).set(evaluator_type="classification", image_root=root)
+        root = join(datasets_folder(), folder)
+        register_when_used(name, root, ImageFolder, image_root=root)
 
 
 register_imagenet()

@@ -1,5 +1,6 @@
 """Files with a class each, as records whose memory the workers of a loader share."""
 
+import functools
 import hashlib
 import logging
 import os
@@ -173,6 +174,22 @@ def register_files(
         evaluator_type="classification", image_root=path, thing_classes=files.class_names
     )
     return name, files.class_names
+
+
+def register_when_used(
+    name: str, root: str, read: Callable[[str], LabelledFiles], **metadata: Any
+) -> None:
+    """Registers a dataset that is read, or generated, when it is first used.
+
+    Args:
+        name: of the dataset; nothing happens if there is one already.
+        root: its folder, file or URL.
+        read: makes its records from `root`.
+        metadata: to set, beside the type of the evaluator.
+    """
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, functools.cache(functools.partial(read, root)))
+        MetadataCatalog.get(name).set(evaluator_type="classification", **metadata)
 
 
 def load_files(name: str) -> LabelledFiles:

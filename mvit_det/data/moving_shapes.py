@@ -13,11 +13,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .clip_datasets import read_clips
-from .labelled_files import LabelledFiles
-from .new_folder import new_folder
+from .folders import datasets_folder, new_folder
+from .labelled_files import LabelledFiles, register_when_used
 from .shape_scene import (
     CATEGORIES,
     FINENESS,
@@ -26,6 +25,7 @@ from .shape_scene import (
     draw_texture,
     shape_outline,
 )
+from .urls import join
 
 # The property that changes one way, and the direction.
 MOTIONS = {
@@ -144,16 +144,13 @@ def register_moving_shapes() -> None:
     They are generated when they are first loaded.
     """
     for name in SPLITS:
-        if name not in DatasetCatalog:
-            root = Path(os.getenv("DETECTRON2_DATASETS", "datasets"), "shapes", name)
-            DatasetCatalog.register(name, functools.partial(_load, name, root))
-            MetadataCatalog.get(name).set(
-                thing_classes=sorted(MOTIONS), evaluator_type="classification"
-            )
+        root = join(datasets_folder(), f"shapes/{name}")
+        load = functools.partial(_load, name)
+        register_when_used(name, root, load, thing_classes=sorted(MOTIONS))
 
 
-def _load(name: str, root: Path) -> LabelledFiles:
-    if not root.is_dir():
+def _load(name: str, root: str) -> LabelledFiles:
+    if not Path(root).is_dir():
         num_clips, seed = SPLITS[name]
         generate_moving_shapes(root, num_clips, SIZE, seed)
     return read_clips(root)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from .folders import datasets_folder, new_folder
 from .image_folder import ImageFolder
-from .new_folder import new_folder
+from .labelled_files import register_when_used
 from .shape_scene import CATEGORIES, draw_scene
 from .shapes import write_png
+from .urls import join
 
 # Number of images and seed of each registered dataset; `shapes` uses other seeds.
 SPLITS = {"shape_classes_train": (4000, 100), "shape_classes_val": (500, 101)}
@@ -73,16 +74,13 @@ def register_shape_classes() -> None:
     They are generated when they are first loaded.
     """
     for name in SPLITS:
-        if name not in DatasetCatalog:
-            root = Path(os.getenv("DETECTRON2_DATASETS", "datasets"), "shapes", name)
-            DatasetCatalog.register(name, functools.partial(_load, name, root))
-            MetadataCatalog.get(name).set(
-                thing_classes=sorted(CATEGORIES), evaluator_type="classification"
-            )
+        root = join(datasets_folder(), f"shapes/{name}")
+        load = functools.partial(_load, name)
+        register_when_used(name, root, load, thing_classes=sorted(CATEGORIES))
 
 
-def _load(name: str, root: Path) -> ImageFolder:
-    if not root.is_dir():
+def _load(name: str, root: str) -> ImageFolder:
+    if not Path(root).is_dir():
         num_images, seed = SPLITS[name]
         generate_shape_classes(root, num_images, SIZE, seed)
     return ImageFolder(root)

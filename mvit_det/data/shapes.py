@@ -21,7 +21,7 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from .coco import load_coco_records
-from .new_folder import new_folder
+from .folders import datasets_folder, new_folder
 from .shape_scene import CATEGORIES, SURFACES, SceneObject, draw_scene
 
 logger = logging.getLogger(__name__)
@@ -129,8 +129,7 @@ def register_shapes(root: str | os.PathLike[str] | None = None) -> None:
             variable `DETECTRON2_DATASETS` names, else `./datasets/shapes`.
     """
     if root is None:
-        datasets = os.path.expanduser(os.getenv("DETECTRON2_DATASETS") or "datasets")
-        root = Path(datasets, "shapes")
+        root = Path(datasets_folder(), "shapes")
     classes = {number: number - 1 for number in range(1, len(CATEGORIES) + 1)}
     for name in SPLITS:
         folder = Path(root, name.removeprefix("shapes_")).absolute()

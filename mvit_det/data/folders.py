@@ -1,9 +1,15 @@
-"""Folders of generated files that appear once they are complete."""
+"""Where datasets are, and folders of generated files, which appear once they are complete."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def datasets_folder() -> str:
+    """The folder that `$DETECTRON2_DATASETS` names, by default `datasets`, or its URL."""
+    return os.path.expanduser(os.getenv("DETECTRON2_DATASETS") or "datasets")
 
 
 @contextmanager
