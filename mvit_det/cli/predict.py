@@ -16,6 +16,7 @@ from ..detection.merging import METHODS as MERGE_METHODS
 from ..detection.soft_nms import METHODS as SOFT_METHODS
 from ..errors import ConfigError
 from ..prediction.files import find_inputs, plan, predict_files, read_list, results_path
+from ..prediction.predictor import DTYPES
 from ..prediction.ranks import Rank
 from ..prediction.tracking import LOWEST_SCORE, check_installed
 from .arguments import Parser, output_path
@@ -81,6 +82,11 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     add("--track", action="store_true",
         help="follow the objects of videos, which get ids")  # fmt: skip
     add("--csv", action="store_true", help="also write predictions.csv, beside predictions.json")
+    rare("--dtype", choices=tuple(DTYPES), default="fp32",
+        help="bf16 or fp16 for autocast: faster on GPUs, with rounded results; default: "
+        "fp32")  # fmt: skip
+    rare("--no-drawings", action="store_true",
+        help="write predictions.json only, and no drawn copies of the inputs")  # fmt: skip
     parser.add_trust()
     options = parser.parse_args(arguments)
     if options.webcam:
@@ -116,16 +122,23 @@ def run(options: argparse.Namespace) -> int:
         options.weights or published,
         score_threshold=min(threshold, LOWEST_SCORE) if options.track else threshold,
         device=rank.device(options.device),
+        dtype=options.dtype,
         batch_size=options.batch_size,
         trust_checkpoint=options.trust_checkpoint,
     )
     reports = []
     results = results_path(options.output, jobs)
+    if options.no_drawings and not results:
+        raise ConfigError(
+            f"--no-drawings writes predictions.json, and the output '{options.output}' is a file; "
+            "name a folder"
+        )
     key = _key(options, published)
     for report in predict_files(
         predictor,
         jobs,
         results,
+        draw=not options.no_drawings,
         write_csv=options.csv,
         track_threshold=threshold if options.track else None,
         rank=rank,

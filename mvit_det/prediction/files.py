@@ -202,6 +202,7 @@ def predict_files(
     jobs: Sequence[Job],
     results: Path | None = None,
     *,
+    draw: bool = True,
     write_csv: bool = False,
     track_threshold: float | None = None,
     rank: Rank | None = None,
@@ -223,6 +224,7 @@ def predict_files(
             `image_id` counts images and frames from 1; `file_name` is the image or video, and
             `frame` counts the frames of a video from 0. Of a panoptic model, the segments of
             images are written to `panoptic.json` and PNG files in `panoptic/` next to it.
+        draw: write drawn copies of images and videos; without them, only results.
         write_csv: also write a table, beside `results` and with the extension `.csv`, with a row
             per instance and the columns `CSV_COLUMNS`; boxes are in pixels.
         track_threshold: score from which on objects of videos are followed and get ids, `track_id`,
@@ -256,7 +258,7 @@ def predict_files(
                 pending.append(job)
         # Of several ranks on a terminal, one shows its progress.
         with tqdm(total=len(pending), unit="file", disable=rank.index > 0 or None) as bar:
-            for report in _predict(predictor, pending, partial, track_threshold):
+            for report in _predict(predictor, pending, partial, draw, track_threshold):
                 if partial:
                     counts = report.images, report.instances, report.problem
                     partial.finish(str(report.job.source), *counts)
@@ -277,21 +279,23 @@ def _predict(
     predictor: Predictor,
     jobs: Sequence[Job],
     partial: PartialResults | None,
+    draw: bool,
     track_threshold: float | None,
 ) -> Iterator[Report]:
     for is_video, group in groupby(jobs, key=lambda job: job.is_video):
         if is_video:
             for job in group:
-                yield _predict_video(predictor, job, partial, track_threshold)
+                yield _predict_video(predictor, job, partial, draw, track_threshold)
         else:
             for batch in _batches(group, predictor.batch_size):
-                yield from _predict_images(predictor, batch, partial, track_threshold)
+                yield from _predict_images(predictor, batch, partial, draw, track_threshold)
 
 
 def _predict_images(
     predictor: Predictor,
     jobs: Sequence[Job],
     partial: PartialResults | None,
+    draw: bool,
     score_threshold: float | None,
 ) -> Iterator[Report]:
     prepared: list[PreparedImage] = []
@@ -306,7 +310,8 @@ def _predict_images(
     for job, prediction in zip(readable, predictor.predict(prepared)):
         if score_threshold is not None:
             prediction = prediction.select(score_threshold)
-        prediction.save(job.output)
+        if draw:
+            prediction.save(job.output)
         if partial:
             segments = _save_segments(prediction, job, partial.results.parent)
             partial.add(prediction.to_coco(), **segments)
@@ -326,6 +331,7 @@ def _predict_video(
     predictor: Predictor,
     job: Job,
     partial: PartialResults | None,
+    draw: bool,
     track_threshold: float | None,
 ) -> Report:
     frames = instances = 0
@@ -349,7 +355,8 @@ def _predict_video(
             for prediction in predictor.predict([predictor.prepare(frame) for frame in batch]):
                 if tracker:
                     prediction = tracker.update(prediction)
-                writer.write(prediction.draw())
+                if draw:
+                    writer.write(prediction.draw())
                 if partial:
                     partial.add(prediction.to_coco(), frame=frames)
                 frames += 1

@@ -213,6 +213,14 @@ def test_a_list_of_inputs(files, tmp_path, capsys):
         flags[flags.index("photos")] = "list.txt"
         assert command("predict")(flags) == 0
         assert "in 2 images" in capsys.readouterr().out
+        found = results(tmp_path)
+        assert command("predict")([*flags, "--no-drawings", "--output", str(tmp_path / "b")]) == 0
+        assert results(tmp_path / "b")[:2] == found[:2]
+        assert sorted(path.suffix for path in (tmp_path / "b").iterdir()) == [".csv", ".json"]
+        flags = flags[: flags.index("--csv")]
+        (files / "list.txt").write_text("photos/003.png")
+        assert command("predict")([*flags, "--no-drawings", "--output", "x.png"]) == 2
+        assert "'x.png'" in capsys.readouterr().err
         (files / "list.txt").write_text("\n")
         assert command("predict")(flags) == 2
         assert "'list.txt' is empty" in capsys.readouterr().err
