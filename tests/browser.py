@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+SECONDS = 120  # to wait for anything, also on a busy machine
+
 
 class Visit:
     """The page in a tab, and the files of a folder to upload."""
@@ -10,6 +12,7 @@ class Visit:
         self.tab, self.folder = tab, folder
         self.hosts = set()
         tab.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
+        tab.set_default_timeout(SECONDS * 1000)
         tab.goto(url)
 
     def upload(self, name):
@@ -40,7 +43,7 @@ class Visit:
 
     def wait(self, read, before):
         """A value as soon as it differs from an earlier one."""
-        for _ in range(300):
+        for _ in range(SECONDS * 10):
             if (now := read()) != before:
                 return now
             self.tab.wait_for_timeout(100)

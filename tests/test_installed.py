@@ -121,14 +121,18 @@ def build_wheel(folder):
     return wheel
 
 
-def make_environment(folder, *libraries):
-    """Python of a new environment with the dependencies of mvit_det and of further libraries."""
+def make_environment(folder, *libraries, without=()):
+    """Python of a new environment with the dependencies of mvit_det and of further libraries.
+
+    Distributions in `without` are missing in it.
+    """
     venv.create(folder / "venv", with_pip=False, symlinks=True)
     python = folder / "venv" / "bin" / "python"
     paths = {"base": str(folder / "venv"), "platbase": str(folder / "venv")}
     site_packages = Path(sysconfig.get_path("purelib", vars=paths))
     names = required_distributions("mvit_det", "detectron2", *libraries)
-    link_distributions([name for name in names if name != "mvit-det"], site_packages)
+    absent = {"mvit-det", *without}
+    link_distributions([name for name in names if name not in absent], site_packages)
     return python
 
 

@@ -32,23 +32,29 @@ def write_parts(folder):
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="needs Gradio")
 def test_five_commands_from_a_yolo_folder_to_the_browser(tmp_path, browser):
-    """In an environment with nothing but dependencies, and a folder with the wheel and dataset."""
+    """In an environment with nothing but dependencies, and a folder with the wheel and dataset.
+
+    Pillow alone comes from the package index: Gradio wants an older one than that of the tests.
+    """
     write_parts(tmp_path)
     wheel = build_wheel(tmp_path)
-    programs = make_environment(tmp_path / "new", "gradio").parent
-    # Of the environment of the tests, for the new one, which has all that it would download.
-    pip = " ".join([*PIP, f"--python={programs / 'python'}", '"$@"', "--no-index"])
-    (programs / "pip").write_text(f"#!/bin/sh\nexec {pip}\n")
+    programs = make_environment(tmp_path / "new", "gradio", without=["pillow"]).parent
+    # Of the environment of the tests, for the new one.
+    pip = " ".join([*PIP, f"--python={programs / 'python'}", '"$@"'])
+    (programs / "pip").write_text(f"#!/bin/sh\nexport HOME={Path.home()}\nexec {pip}\n")
     (programs / "pip").chmod(0o755)
 
     text = PAGE.read_text(encoding="utf-8").split("## Five commands", 1)[1]
     *commands, app = re.search(r"```text\n(.*?)```", text, re.S)[1].strip().splitlines()
     assert len(commands) == 4
     assert wheel.name in commands[0]
-    environment = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    environment = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    environment.update(PATH=f"{programs}:/usr/bin:/bin", HOME=str(tmp_path))
     options = {"cwd": tmp_path, "env": {**environment, "OMP_NUM_THREADS": "1"}, "text": True}
     for command in commands:
         done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=300, **options)
+        if "No matching distribution found for pillow" in done.stderr:
+            pytest.skip("needs a package index")
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
     # An untrained model is sure of nothing; the port may be taken here.
