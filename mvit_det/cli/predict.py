@@ -40,8 +40,8 @@ the inputs among ranks, which need the same output folder; predictions.json is w
   torchrun --standalone --nproc-per-node=8 --max-restarts=3 -m mvit_det.cli predict --config-file …
 
 exit codes: 0 success; 1 an input was skipped or a video is incomplete; 2 the command or one of its
-files is wrong, and nothing was done; 130 interrupted. A rank that skipped inputs exits with 0, as
-torchrun would take 1 for a failure and restart it."""
+files is wrong, or a server or disk fails; 130 interrupted. A rank that skipped inputs exits with 0,
+as torchrun would take 1 for a failure and restart it."""
 # Options on which predictions do not depend.
 _INDEPENDENT = ("input", "input_list", "video_input", "output", "device", "batch_size", "csv")
 

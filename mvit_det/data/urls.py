@@ -159,10 +159,12 @@ def _filesystem(url: str) -> tuple[Any, str]:
         raise ConfigError(
             f"reading '{url}' needs fsspec; install it with 'pip install \"mvit_det[cloud]\"'"
         ) from error
+    protocol = url.partition("://")[0].rpartition("::")[2].lower()
     try:
-        return url_to_fs(url)
+        # s3fs would ask for the size of each file first, to read large ones in parallel.
+        options = {protocol: {"max_concurrency": 1}} if protocol in ("s3", "s3a") else {}
+        return url_to_fs(url, **options)
     except ImportError as error:
-        protocol = url.partition("://")[0].rpartition("::")[2].lower()
         implementation = known_implementations.get(protocol, {})
         package = implementation.get("class", "fsspec").partition(".")[0]
         if package == "fsspec":

@@ -1,6 +1,7 @@
 """Images and annotations at URLs: read as files are, and no failing server drops an image."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -119,6 +120,22 @@ def test_images_equal_those_of_files(remote, folder):
         read_image_size(f"{remote}/missing.jpg")
     with pytest.raises(DatasetError, match=r"missing\.json"):
         read_coco(f"{remote}/missing.json")
+
+
+def test_a_read_from_s3_is_one_request(folder, caplog):
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    with s3_bucket("images") as bucket:
+        upload(folder, bucket)
+        for prefix in ("", "simplecache::"):
+            caplog.clear()
+            with caplog.at_level(logging.INFO, "werkzeug"):
+                read_url(f"{prefix}{bucket}/0.jpg")
+                read_url(f"{prefix}{bucket}/0.jpg")
+            requests = [each.getMessage() for each in caplog.records if each.name == "werkzeug"]
+            methods = [message.partition('"')[2].split()[0] for message in requests]
+            assert methods.count("GET") == (1 if prefix else 2)
+            assert prefix or len(methods) == 2
 
 
 def test_folders_and_patterns(remote):

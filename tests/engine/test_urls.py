@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from tests.data.test_urls import upload
 from tests.engine.trainings import ROOT, differences, load
 
 CONFIG = "shapes/mask_rcnn_mvitv2_pico"
+CLASSIFIER = "shapes/classifier_mvitv2_pico"
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +50,10 @@ def paths(place):
     return [word for flag, name in zip(flags, names) for word in (flag, f"{place}/{name}")]
 
 
-def run(name, output, *arguments, code=0):
+def run(name, output, *arguments, code=0, config=CONFIG):
     """A command of mvit-det in a process of its own; what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "mvit_det.cli", name, "--config-file", CONFIG, "--device", "cpu"]
+        [sys.executable, "-m", "mvit_det.cli", name, "--config-file", config, "--device", "cpu"]
         + [*arguments, f"train.output_dir={output}"],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -114,6 +116,26 @@ def predict(trained, output, *inputs):
     return command("predict")([str(flag) for flag in (*flags, *inputs)])
 
 
+@pytest.mark.slow
+def test_a_classifier_trains_from_folders_of_a_store(dataset, bucket, tmp_path):
+    """A folder of images per class; the bits are those of a training from files."""
+    for index, path in enumerate(sorted((dataset / "train").iterdir())):
+        copy = tmp_path / "classes" / "ab"[index % 2] / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    upload(tmp_path / "classes", f"{bucket}/classes")
+    outputs = []
+    for place in (tmp_path / "classes", f"{bucket}/classes"):
+        outputs.append(tmp_path / f"output{len(outputs)}")
+        folders = [f"--train-folder={place}", f"--val-folder={place}"]
+        sizes = ("dataloader.train.num_workers=1", "dataloader.test.num_workers=0")
+        run("train", outputs[-1], *folders, *TRAINING[:2], *sizes, config=CLASSIFIER)
+    first, second = (load(output)["model"] for output in outputs)
+    assert differences(first, second) == []
+    accuracies = [(each / "evaluation" / "accuracy.csv").read_text() for each in outputs]
+    assert accuracies[0] == accuracies[1]
+
+
 @pytest.fixture
 def model(tmp_path_factory):
     """Config and weights of a detector that was not trained."""
@@ -173,6 +195,30 @@ def test_the_images_of_a_url_are_checked(dataset, tmp_path, capsys):
         server.answers["/val/000002.png"] = 404
         assert command("check-data")(flags) == 1
         assert "/val/000002.png" in capsys.readouterr().out
+
+
+def test_standard_datasets_may_be_at_a_url(dataset, tmp_path):
+    pytest.importorskip("aiohttp")
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    annotations = (dataset / "val.json").read_bytes()
+    (tmp_path / "coco" / "annotations" / "instances_val2017.json").write_bytes(annotations)
+    shutil.copytree(dataset / "val", tmp_path / "coco" / "val2017")
+    program = """
+from mvit_det.data import load_records, read_image
+from mvit_det.evaluation import COCOEvaluator
+records = load_records("coco_2017_val", filter_empty=False)
+print(len(records), read_image(records[0]["file_name"]).shape)
+print(len(COCOEvaluator("coco_2017_val").dataset.images))
+"""
+    with FlakyServer(tmp_path).running() as server:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "DETECTRON2_DATASETS": server.url, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.stdout.splitlines()[-2:] == ["3 (64, 64, 3)", "3"], done.stderr
 
 
 @pytest.mark.parametrize("name", ["predict", "train"])
