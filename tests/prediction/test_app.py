@@ -161,7 +161,7 @@ def test_a_video_is_shown_frame_by_frame(visit, predictor):
 
 def test_uploads_are_deleted(browser, predictor, trained, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    monkeypatch.setattr("mvit_det.prediction.app.KEPT_SECONDS", 4)
+    monkeypatch.setattr("mvit_det.prediction.app.KEPT_SECONDS", 8)
     page = build_page(predictor, "Objects", threshold=0.2)
     visit = Visit(
         browser.new_page(), serve(page, "127.0.0.1", free_port(), LIMITS), trained[0].parent
