@@ -244,6 +244,7 @@ def predict_files(
     """
     rank = rank or Rank()
     partial = PartialResults(results, rank, key) if results else None
+    is_done = False
     if partial:
         partial.open()
     try:
@@ -264,9 +265,10 @@ def predict_files(
                     partial.finish(str(report.job.source), *counts)
                 yield report
                 bar.update()
+        is_done = True
     finally:
         if partial:
-            partial.close()
+            partial.close(is_done)
             partial.merge(
                 [str(job.source) for job in jobs],
                 dict(zip(predictor.category_ids, predictor.class_names)),

@@ -64,6 +64,7 @@ class PartialResults:
         self.folder = results.with_name(f"{results.stem}.partial" + (f"-{key}" if key else ""))
         self._rank = rank
         self._own = self.folder / f"rank-{rank.index}.jsonl"
+        self._marker = self._own.with_suffix(".done")
         self._continues = key is not None
 
     def open(self) -> None:
@@ -79,6 +80,7 @@ class PartialResults:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = open(self._own, "ab")  # noqa: SIM115
             _lock(self._file, self._own)
+            self._marker.unlink(missing_ok=True)
             if not self._continues:
                 for path in self.folder.glob("rank-*.jsonl"):
                     os.truncate(path, 0)
@@ -95,9 +97,21 @@ class PartialResults:
                         _lock(file, path)
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def close(self) -> None:
-        """Closes the file of this rank, so that other machines see all of it."""
-        self._file.close()
+    def close(self, is_done: bool) -> None:
+        """Closes the file of this rank, so that other machines see all of it.
+
+        Args:
+            is_done: whether this rank has done its share, which it tells the others.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        try:
+            self._file.close()
+            if is_done:
+                self._marker.write_text(str(self._rank.count), encoding="utf-8")
+        except OSError as error:
+            raise _cannot_write(self._own, error) from error
 
     def add(self, results: Sequence[Mapping[str, Any]], **more: Any) -> None:
         """Appends the results of an image or frame, and more about it: `frame`, `segments`."""
@@ -145,6 +159,9 @@ class PartialResults:
         Raises:
             OutputError: a file cannot be written.
         """
+        # Reading the lines of all ranks takes long: only those that finish last do it.
+        if not allow_missing and not self._all_are_done():
+            return False
         blocks = self.blocks()
         is_complete = all(source in blocks for source in sources)
         if not is_complete and not allow_missing:
@@ -161,6 +178,15 @@ class PartialResults:
         if is_complete or not self._continues:
             shutil.rmtree(self.folder, ignore_errors=True)
         return True
+
+    def _all_are_done(self) -> bool:
+        """Whether the markers of all ranks are there, which have as many ranks as this one."""
+        count = self._rank.count
+        markers = [self._own.with_name(f"rank-{index}.done") for index in range(count)]
+        try:
+            return all(int(path.read_text(encoding="utf-8") or 0) == count for path in markers)
+        except FileNotFoundError:
+            return False
 
     def _write_all(
         self, blocks: Sequence[Block], class_names: Mapping[int, str], write_csv: bool

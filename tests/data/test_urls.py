@@ -193,6 +193,25 @@ def test_a_failure_that_passes_is_not_noticed(server, folder):
         assert server.requests.count(f"/{name}") == 3
 
 
+def test_refused_credentials_are_no_fault_of_an_image(folder, monkeypatch):
+    """As when temporary ones expire: skipping would drop all images that are left."""
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    from urllib.request import Request, urlopen
+
+    monkeypatch.setattr(urls, "RETRY_DELAYS", ())
+    with s3_bucket("images") as bucket:
+        upload(folder, bucket)
+        server = f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
+        headers = {"Content-Type": "text/plain"}
+        urlopen(Request(server, b"0", headers)).close()
+        try:
+            with pytest.raises(StorageError, match="Access Key"):
+                read_image(f"{bucket}/0.jpg")
+        finally:
+            urlopen(Request(server, b"1000000000", headers)).close()
+
+
 @pytest.mark.parametrize(
     ("status", "error", "requests"),
     [(503, StorageError, 3), (0, StorageError, 6), (401, StorageError, 1)]
