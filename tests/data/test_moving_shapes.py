@@ -27,7 +27,7 @@ def test_a_motion_goes_one_way_and_all_other_properties_return(motion):
             else:
                 assert abs(steps[-1] - steps[0]) <= 2
                 assert {-2, 2} <= set(changes)
-            if name == "shape" != one_way:
+            if name == "colour" != one_way:
                 assert (np.diff(steps >= FRAMES // 2) != 0).sum() == 2
 
 
@@ -38,6 +38,21 @@ def test_shapes_move_as_they_are_told():
         changed = abs(frames[0] - frames[-1]).sum((0, 2))
         columns = np.flatnonzero(changed > changed.max() / 2)
         assert columns.min() < 32 < columns.max()
+
+
+@pytest.mark.parametrize(("motion", "direction"), [("clockwise", 1), ("counterclockwise", -1)])
+def test_the_mark_turns_over_the_top(motion, direction):
+    for seed in range(5):
+        frames = draw_motion(np.random.default_rng(seed), motion, 64).astype(int)
+        offsets = []
+        for frame in frames:
+            red, green, blue = frame.transpose(2, 0, 1)
+            mark = green - np.maximum(red, blue) > 80
+            body = frame.max(-1) - frame.min(-1) > 120
+            (mark_y, mark_x), (y, x) = (np.argwhere(mask).mean(0) for mask in (mark, body))
+            assert mark_y < y + 2
+            offsets.append(mark_x - x)
+        assert np.corrcoef(offsets, np.arange(FRAMES))[0, 1] * direction > 0.8
 
 
 def test_clips_are_the_same_in_every_run(tmp_path):
