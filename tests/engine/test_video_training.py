@@ -12,7 +12,7 @@ import pytest
 from mvit_det import VideoClassifier
 from mvit_det.config import load_config
 from mvit_det.config.image_folders import use_image_folders
-from mvit_det.data.moving_shapes import MOTIONS, generate_moving_shapes
+from mvit_det.data.moving_shapes import MOTIONS, SIZE, generate_moving_shapes
 from mvit_det.data.videos import VideoReader
 from mvit_det.engine import evaluate_checkpoint, train
 from mvit_det.prediction.video import VideoWriter
@@ -20,6 +20,7 @@ from tests.data.test_videos import gestures  # noqa: F401
 from tests.engine.trainings import ROOT, TOOL, differences, load
 
 CONFIG = "configs/Kinetics/mvitv2_s.py"
+QUICK_START = "configs/shapes/video_mvitv2_pico.py"
 THIN = (
     "model.classifier.depths=[1,1]",
     "model.classifier.embed_dim=16",
@@ -143,3 +144,21 @@ def test_twenty_real_gestures_are_learned_by_heart(gestures, tmp_path):  # noqa:
     classifier = VideoClassifier(config, tmp_path / "output/model_final.pth", device="cpu")
     for video in videos[::7]:
         assert classifier(video)[0].classes[0].name == video.stem
+
+
+@pytest.mark.slow
+def test_the_quick_start_learns_motions_and_not_frames(tmp_path):
+    for seed, (split, count) in enumerate({"train": 2000, "val": 200}.items()):
+        generate_moving_shapes(tmp_path / split, count, SIZE, seed)
+    config = load_config(
+        ROOT / QUICK_START,
+        [f"data.train_folder={tmp_path / 'train'}", f"data.val_folder={tmp_path / 'val'}",
+         f"train.output_dir={tmp_path / 'output'}", "train.device=cpu", "train.max_iter=250",
+         "dataloader.train.num_workers=0"],
+    )  # fmt: skip
+    use_image_folders(config)
+    assert train(config)["classification"]["top1"] >= 40
+    config.train.init_checkpoint = str(tmp_path / "output/model_final.pth")
+    config.train.output_dir = str(tmp_path / "shuffled")
+    config.dataloader.test.mapper.shuffle_frames = True
+    assert evaluate_checkpoint(config)["classification"]["top1"] <= 20
