@@ -1,8 +1,14 @@
 """The page on inference: its fields exist, and its commands can be parsed."""
 
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from mvit_det.cli.predict import parse_arguments
 from mvit_det.config import load_config
@@ -40,3 +46,19 @@ def test_fields_exist():
     for field in set(re.findall(r"`inference\.(\w+)\.(\w+)", PAGE)):
         group, name = field
         assert name in config.inference[group], field
+
+
+@pytest.mark.slow
+def test_real_images(coco_sample, tmp_path):
+    """The commands of the table, with fewer steps."""
+    block = next(block for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) if "SIZE" in block)
+    code = block.replace("max_iter=1400", "max_iter=2").replace("output/", f"{tmp_path}/")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "DETECTRON2_DATASETS": str(coco_sample.absolute())}
+    done = subprocess.run(
+        ["bash", "-ec", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "slices" / "evaluation" / "metrics.json").read_text())
+    assert metrics["bbox"]["objects"] > 700
+    assert 0 <= metrics["segm"]["AP"] <= 100
