@@ -131,7 +131,7 @@ def read_frames(
     Raises:
         ImageError: the file is missing or no video, or more than a tenth of its frames are missing.
     """
-    # DataLoader workers keep all cores busy; more threads cost a quarter more CPU time.
+    # DataLoader workers keep all cores busy; more threads cost a third more CPU time.
     with VideoReader(path, threads=1) as reader:
         length = reader.num_frames or count_frames(path)
         indices = choose(length, reader.rate)
