@@ -122,23 +122,13 @@ class OpenVinoSession:
         return {key.any_name: value.copy() for key, value in outputs.items()}
 
 
-@functools.cache
 def openvino_core() -> Any:
     """OpenVINO's `Core`, one for the whole process.
-
-    OpenVINO's CPU plugin gives the thread that loads it a stack of its own for signal handlers, and
-    frees that stack with the plugin, whichever stack the thread then uses: its next signal, such as
-    Ctrl-C or the end of a child process, would be a segmentation fault. So the plugin is loaded by
-    a thread that ends at once, and never freed.
 
     Raises:
         ExportError: OpenVINO is not installed.
     """
-    core = import_extra("openvino", "openvino").Core()
-    loader = threading.Thread(target=core.get_versions, args=("CPU",))
-    loader.start()
-    loader.join()
-    return core
+    return _lasting_core(import_extra("openvino", "openvino"))
 
 
 def import_extra(module: str, extra: str) -> Any:
@@ -168,6 +158,21 @@ def check_file(path: str | Path, extension: str) -> None:
         raise ExportError(
             f"there is no file '{path}'; give the {extension} file that tools/export.py wrote"
         )
+
+
+@functools.cache
+def _lasting_core(openvino: Any) -> Any:
+    """A `Core` whose CPU plugin is loaded by a thread that ends at once, and never freed.
+
+    The plugin gives the thread that loads it another stack for signal handlers, and frees that
+    stack with itself, whichever stack the thread then uses: its next signal, such as Ctrl-C or the
+    end of a child process, would be a segmentation fault.
+    """
+    core = openvino.Core()
+    loader = threading.Thread(target=core.get_versions, args=("CPU",))
+    loader.start()
+    loader.join()
+    return core
 
 
 def _first_line(error: Exception) -> str:
