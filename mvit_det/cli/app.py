@@ -67,6 +67,10 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         parser.error(
             f"--confidence-threshold is {options.confidence_threshold}; it must be 0.05 to 1"
         )
+    for name in ("max_megabytes", "max_megapixels", "max_frames"):
+        if getattr(options, name) < 1:
+            flag = f"--{name.replace('_', '-')}"
+            parser.error(f"{flag} is {getattr(options, name)}; it must be at least 1")
     return options
 
 

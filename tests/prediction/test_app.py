@@ -234,6 +234,8 @@ def test_the_server_connects_to_this_machine_only(trained):
         (["--config-file", "shapes/mask_rcnn_mvitv2_pico"], "--weights"),
         ([], "--weights"),
         (["--weights", "x.pth", "--confidence-threshold", "0"], "--confidence-threshold"),
+        (["--weights", "x.pth", "--max-frames", "0"], "--max-frames is 0"),
+        (["--weights", "x.pth", "--max-megapixels", "-3"], "--max-megapixels is -3"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_served(arguments, named, capsys):
