@@ -12,6 +12,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import DatasetError
+from .folders import datasets_folder
 from .urls import absolute, find_urls, is_url, join
 
 logger = logging.getLogger(__name__)
@@ -190,6 +191,30 @@ def register_when_used(
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, functools.cache(functools.partial(read, root)))
         MetadataCatalog.get(name).set(evaluator_type="classification", **metadata)
+
+
+def register_generated(
+    name: str,
+    generate: Callable[[str], None],
+    read: Callable[[str], LabelledFiles],
+    **metadata: Any,
+) -> None:
+    """Registers a dataset in `$DETECTRON2_DATASETS/shapes`, by default `datasets/shapes`.
+
+    Args:
+        name: of the dataset and its folder.
+        generate: writes the folder if it is not there when the dataset is first used.
+        read: makes the records from the folder.
+        metadata: as for `register_when_used`.
+    """
+
+    def generate_and_read(root: str) -> LabelledFiles:
+        if not Path(root).is_dir():
+            generate(root)
+        return read(root)
+
+    root = join(datasets_folder(), f"shapes/{name}")
+    register_when_used(name, root, generate_and_read, **metadata)
 
 
 def load_files(name: str) -> LabelledFiles:

@@ -16,10 +16,9 @@ import cv2
 import numpy as np
 
 from .clip_datasets import read_clips
-from .folders import datasets_folder, new_folder
-from .labelled_files import LabelledFiles, register_when_used
+from .folders import new_folder
+from .labelled_files import register_generated
 from .shape_scene import CATEGORIES, FINENESS, draw_colour, draw_texture, shape_outline
-from .urls import join
 
 # The property that changes one way, and the direction.
 MOTIONS = {
@@ -142,17 +141,11 @@ def register_moving_shapes() -> None:
 
     They are generated when they are first loaded.
     """
-    for name in SPLITS:
-        root = join(datasets_folder(), f"shapes/{name}")
-        load = functools.partial(_load, name)
-        register_when_used(name, root, load, thing_classes=sorted(MOTIONS))
-
-
-def _load(name: str, root: str) -> LabelledFiles:
-    if not Path(root).is_dir():
-        num_clips, seed = SPLITS[name]
-        generate_moving_shapes(root, num_clips, SIZE, seed)
-    return read_clips(root)
+    for name, (num_clips, seed) in SPLITS.items():
+        generate = functools.partial(
+            generate_moving_shapes, num_clips=num_clips, size=SIZE, seed=seed
+        )
+        register_generated(name, generate, read_clips, thing_classes=sorted(MOTIONS))
 
 
 def _fill(frame: np.ndarray, corners: np.ndarray, colour: np.ndarray) -> np.ndarray:

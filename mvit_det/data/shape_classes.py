@@ -8,12 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .folders import datasets_folder, new_folder
+from .folders import new_folder
 from .image_folder import ImageFolder
-from .labelled_files import register_when_used
+from .labelled_files import register_generated
 from .shape_scene import CATEGORIES, draw_scene
 from .shapes import write_png
-from .urls import join
 
 # Number of images and seed of each registered dataset; `shapes` uses other seeds.
 SPLITS = {"shape_classes_train": (4000, 100), "shape_classes_val": (500, 101)}
@@ -73,17 +72,11 @@ def register_shape_classes() -> None:
 
     They are generated when they are first loaded.
     """
-    for name in SPLITS:
-        root = join(datasets_folder(), f"shapes/{name}")
-        load = functools.partial(_load, name)
-        register_when_used(name, root, load, thing_classes=sorted(CATEGORIES))
-
-
-def _load(name: str, root: str) -> ImageFolder:
-    if not Path(root).is_dir():
-        num_images, seed = SPLITS[name]
-        generate_shape_classes(root, num_images, SIZE, seed)
-    return ImageFolder(root)
+    for name, (num_images, seed) in SPLITS.items():
+        generate = functools.partial(
+            generate_shape_classes, num_images=num_images, size=SIZE, seed=seed
+        )
+        register_generated(name, generate, ImageFolder, thing_classes=sorted(CATEGORIES))
 
 
 register_shape_classes()
