@@ -12,7 +12,7 @@ _plain = False
 def product_dtype(tensor: Tensor) -> torch.dtype:
     """Type that matrix products of a tensor are computed in: autocast's where it is on."""
     device = tensor.device.type
-    # PyTorch 2.7 cannot compile `torch.amp.is_autocast_available`.
+    # `meta` has no autocast.
     if device != "meta" and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return tensor.dtype
@@ -25,7 +25,9 @@ def in_autocast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def custom_operators_enabled() -> bool:
     """Whether the model runs in PyTorch; exporters know PyTorch's operators only."""
-    return not (_plain or torch.compiler.is_exporting() or torch.jit.is_tracing())
+    # Before PyTorch 2.14, `is_exporting()` is true under torch.compile as well.
+    is_exporting = torch.compiler._is_exporting_flag
+    return not (_plain or is_exporting or torch.jit.is_tracing())
 
 
 def plain_operators_forced() -> bool:
