@@ -89,6 +89,7 @@ def write_onnx(exportable: Exportable, output: Path, opset: int = LOWEST_OPSET) 
             verbose=False,
         )
     assert program is not None
+    _check_open_axes(program, exportable)
     for index, node in enumerate(program.model.graph):
         scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
         modules = [scope for scope in scopes.strip("[]").replace("'", "").split(", ") if scope]
@@ -103,6 +104,22 @@ def save_openvino(model: Any, metadata: Metadata, output: Path) -> None:
     """Writes an OpenVINO model with its metadata, weights in the types that they have."""
     model.set_rt_info(metadata.to_json(), [KEY])
     import_extra("openvino", "openvino").save_model(model, output, compress_to_fp16=False)
+
+
+def _check_open_axes(program: Any, exportable: Exportable) -> None:
+    """Finds axes that the exporter has fixed silently.
+
+    Raises:
+        ExportError: there are some.
+    """
+    shapes = {each.name: each.shape for each in program.model.graph.inputs}
+    for name, axes in (exportable.dynamic_shapes or {}).items():
+        for axis in axes:
+            if isinstance(shapes[name][axis], int):
+                raise ExportError(
+                    f"the exporter fixed axis {axis} of '{name}' at {shapes[name][axis]}, but it "
+                    "has to stay open; let the model use x.shape[…] instead of len(x)"
+                )
 
 
 def _write_torch(exportable: Exportable, output: Path) -> None:

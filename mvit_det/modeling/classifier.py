@@ -106,7 +106,7 @@ class MViTv2Classifier(MultiScaleTransformer):
 
     def _class_token(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """The class token behind the last block, (N, H, W, C) to (N, channels)."""
-        token = self.cls_token.expand(len(x), -1, -1)
+        token = self.cls_token.expand(x.shape[0], -1, -1)
         if self.pos_embed is not None:
             token = token + self.pos_embed[:, :1]
         tokens = torch.cat([token, x.flatten(1, 2)], dim=1)

@@ -189,7 +189,7 @@ class VideoMViT(MultiScaleTransformer):
         if self.position == "separate":
             x = x + self._separate_positions(time, (height, width))
             token = token + self.pos_embed_class
-        tokens = torch.cat([token.expand(len(x), -1, -1), x.flatten(1, 3)], dim=1)
+        tokens = torch.cat([token.expand(x.shape[0], -1, -1), x.flatten(1, 3)], dim=1)
         for plan, block in zip(self.plan, self.blocks, strict=True):
             tokens = self.run_block(plan, block, tokens, None, (time, height, width))
             ((height, width),) = pooled_sizes([(height, width)], plan.query_stride)
