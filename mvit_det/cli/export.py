@@ -11,12 +11,15 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ..config import find_config
+from ..data.videos import VIDEO_EXTENSIONS
+from ..errors import ImageError
 from ..export import FORMATS, PARTS, Exportable, compare, export, prepare
 from ..export.comparison import MAX_BOX, MAX_SCORE, MIN_MASK_IOU
 from ..export.evaluation import evaluate_file, evaluate_pytorch, format_metrics, open_session
 from ..export.exporting import save_openvino
+from ..export.preparation import takes_videos
 from ..export.quantization import GROUPS, groups_of, quantize
-from ..prediction.files import IMAGE_EXTENSIONS, find_inputs
+from ..prediction.files import find_inputs
 from .arguments import Parser
 
 EXAMPLES = (
@@ -25,6 +28,7 @@ EXAMPLES = (
     "{prog} --config-file … --weights … --format openvino --size 800x1344 \\\n"
     "      --output detector.xml --int8 photos --evaluate",
     "{prog} --config-file mvitv2_t_in1k --format onnx --output classifier.onnx",
+    "{prog} --config-file video_mvitv2_s_k400 --format openvino --output clips.xml --check videos",
 )
 DETAILS = """\
 Files have a fixed size, into which images are fitted with their aspect ratio kept. Of several sizes
@@ -66,11 +70,12 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         help="lowest score that the file can return, 0 to 1; default: the config's")  # fmt: skip
     rare("--opset", type=int, default=18, metavar="N", help="of ONNX, 18 or higher; default: 18")
     add("--check", nargs="+", metavar="PATH",
-        help="images, folders or patterns: compare the file with PyTorch on them")  # fmt: skip
+        help="images, for video classifiers videos, folders or patterns: compare the file with "
+        "PyTorch on them")  # fmt: skip
     add("--evaluate", action="store_true",
         help="evaluate PyTorch and the files as the config says, and print a table")  # fmt: skip
     add("--int8", nargs="+", metavar="PATH",
-        help="images, some hundred, with which to quantise an OpenVINO file")  # fmt: skip
+        help="images or videos, some hundred, with which to quantise an OpenVINO file")  # fmt: skip
     rare("--keep", nargs="+", default=[], choices=GROUPS, metavar="GROUP",
         help=f"layers that --int8 leaves in higher precision, of {', '.join(GROUPS)}")  # fmt: skip
     rare("--measure-groups", action="store_true",
@@ -79,7 +84,7 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_trust()
     options = parser.parse_args(arguments)
     if not options.config_file:
-        parser.error("--config-file is missing: name a config or a published detector")
+        parser.error("--config-file is missing: name a config or a published model")
     if options.check and options.part == "backbone":
         parser.error("argument --check: not with --part backbone, which finds nothing to compare")
     if options.evaluate and options.part == "backbone":
@@ -96,29 +101,41 @@ def main(arguments: Sequence[str], prog: str) -> int:
     return run(parse_arguments(arguments, prog))
 
 
-def find_images(names: list[str] | None) -> list[Path | str]:
-    """The images among files, folders, patterns and URLs."""
-    return [
-        path
-        for path in find_inputs(names or [])
-        if isinstance(path, str) or path.suffix.lower() in IMAGE_EXTENSIONS
-    ]
+def find_sources(names: list[str] | None, are_videos: bool) -> list[Path | str]:
+    """The images or the videos among files, folders, patterns and URLs.
+
+    Raises:
+        ImageError: a name stands for none of them, or for no file at all.
+    """
+    found: dict[Path | str, None] = {}
+    for name in names or []:
+        files = find_inputs([name])
+        kept = [path for path in files if _is_video(path) == are_videos]
+        if not kept:
+            kinds = ("an image", "videos") if are_videos else ("a video", "images")
+            raise ImageError(f"'{files[0]}' is {kinds[0]}, but the model takes {kinds[1]}")
+        found.update(dict.fromkeys(kept))
+    return list(found)
 
 
-def check(exportable: Exportable, path: Path, images: list[Path | str]) -> bool:
+def _is_video(path: Path | str) -> bool:
+    return isinstance(path, Path) and path.suffix.lower() in VIDEO_EXTENSIONS
+
+
+def check(exportable: Exportable, path: Path, sources: list[Path | str]) -> bool:
     """Prints how far a file is from PyTorch; returns whether that is within the limits."""
-    found = compare(exportable, open_session(path), images)
+    found = compare(exportable, open_session(path), sources)
     print(f"'{path}' compared with PyTorch: {found.describe()}", flush=True)
     return found.are_within_limits
 
 
 def write_int8(
-    path: Path, images: list[Path | str], config: DictConfig, options: argparse.Namespace
+    path: Path, sources: list[Path | str], config: DictConfig, options: argparse.Namespace
 ) -> Path:
     """Quantises a file, and shows the effect of each group of layers where that is asked for."""
 
     def write(keep: list[str], target: Path) -> None:
-        model, metadata = quantize(path, images, keep)
+        model, metadata = quantize(path, sources, keep)
         save_openvino(model, replace(metadata, precision="int8"), target)
 
     if options.measure_groups:
@@ -137,8 +154,10 @@ def write_int8(
 
 def run(options: argparse.Namespace) -> int:
     """Writes the files and returns the exit code."""
-    images, calibration = find_images(options.check), find_images(options.int8)
     config, published = find_config(options.config_file, options.opts)
+    are_videos = takes_videos(config)
+    checked = find_sources(options.check, are_videos)
+    calibration = find_sources(options.int8, are_videos)
     rows = []
     if options.evaluate:
         rows.append(("PyTorch", evaluate_pytorch(config, options.weights or published or "")))
@@ -158,7 +177,7 @@ def run(options: argparse.Namespace) -> int:
             path = path.with_stem(f"{path.stem}-{size[0]}x{size[1]}")
         export(exportable, path, options.format, options.opset)
         print_written(path)
-        if images and not check(exportable, path, images):
+        if checked and not check(exportable, path, checked):
             differs = True
             print(
                 f"'{path}' differs from PyTorch by more than {MAX_BOX} pixels, {MAX_SCORE} of a "
@@ -170,8 +189,8 @@ def run(options: argparse.Namespace) -> int:
         if options.int8:
             quantized = write_int8(path, calibration, config, options)
             print_written(quantized)
-            if images:
-                check(exportable, quantized, images)
+            if checked:
+                check(exportable, quantized, checked)
             if options.evaluate:
                 rows += evaluate_file(quantized, config)
     if rows:

@@ -1,6 +1,5 @@
 """From a video file to the clips that a classifier takes."""
 
-import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
-from .clip_sampling import DenseSampling, SegmentSampling
+from .clip_crops import crop_squares, resize_short_side, scaled_size, stack_views
+from .clip_sampling import Sampling
 from .rand_augment import RandAugment
 from .sampling import derive_seed
 from .videos import read_frames
@@ -34,7 +34,7 @@ class ClipMapper:
         self,
         *,
         is_train: bool,
-        sampling: DenseSampling | SegmentSampling,
+        sampling: Sampling,
         image_size: int = 224,
         scale: tuple[float, float] | None = (0.08, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
@@ -91,7 +91,7 @@ class ClipMapper:
         self.repeats = repeats
         self.clips = clips
         self.crops = crops
-        self.short_side = short_side
+        self.short_side = short_side if crops == 1 else image_size
         self.shuffle_frames = shuffle_frames
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -105,23 +105,7 @@ class ClipMapper:
 
     def crop(self, frame: np.ndarray) -> list[np.ndarray]:
         """The squares that evaluation takes of a frame, (S, S, 3) uint8 each."""
-        short = self.short_side if self.crops == 1 else self.image_size
-        frame = _resize_short_side(frame, short)
-        height, width = frame.shape[:2]
-        rooms = height - self.image_size, width - self.image_size
-        middle = [math.ceil(room / 2) for room in rooms]
-        corners = [tuple(middle)]
-        if self.crops == 3:
-            along = 0 if height > width else 1
-            corners = []
-            for start in (0, middle[along], rooms[along]):
-                corner = list(middle)
-                corner[along] = start
-                corners.append(tuple(corner))
-        return [
-            frame[top : top + self.image_size, left : left + self.image_size]
-            for top, left in corners
-        ]
+        return crop_squares(frame, self.image_size, self.short_side, self.crops)
 
     def _training_views(self, record: dict[str, Any]) -> Tensor:
         views: list[View] = []
@@ -133,7 +117,7 @@ class ClipMapper:
             return [view(frame) for view in views]
 
         frames = read_frames(record["file_name"], self.sampling.at_random, process)
-        return to_clips(np.stack(frames))
+        return torch.from_numpy(stack_views(frames))
 
     def _evaluation_views(self, record: dict[str, Any]) -> Tensor:
         def choose(length: int, rate: float) -> np.ndarray:
@@ -143,9 +127,11 @@ class ClipMapper:
                 chosen = np.random.default_rng(seed).permuted(chosen, axis=1)
             return chosen
 
-        frames = np.stack(read_frames(record["file_name"], choose, self.crop))
-        # (clips · T, crops, S, S, 3), clip by clip
-        return torch.cat([to_clips(clip) for clip in np.split(frames, self.clips)])
+        # Clip by clip.
+        frames = read_frames(record["file_name"], choose, self.crop)
+        length = self.sampling.num_frames
+        clips = [stack_views(frames[i : i + length]) for i in range(0, len(frames), length)]
+        return torch.from_numpy(np.concatenate(clips))
 
     def _draw_view(self, height: int, width: int) -> View:
         """Draws the crop, the flip and the operations of a clip of frames of this size."""
@@ -158,7 +144,7 @@ class ClipMapper:
             low, high = self.short_sides
             # Uniform in 1 / short side, as in SlowFast.
             resized = round(1 / random.uniform(1 / high, 1 / low))
-            new_height, new_width = _scaled_size(height, width, resized)
+            new_height, new_width = scaled_size(height, width, resized)
             top = random.randint(0, new_height - size)
             left = random.randint(0, new_width - size)
             rows = columns = size
@@ -167,7 +153,7 @@ class ClipMapper:
 
         def view(frame: np.ndarray) -> np.ndarray:
             if resized is not None:
-                frame = _resize_short_side(frame, resized)
+                frame = resize_short_side(frame, resized)
             frame = frame[top : top + rows, left : left + columns]
             frame = cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR)
             if is_flipped:
@@ -178,20 +164,3 @@ class ClipMapper:
             return frame
 
         return view
-
-
-def to_clips(frames: np.ndarray) -> Tensor:
-    """Frames (T, V, H, W, 3) to clips (V, 3, T, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(frames.transpose(1, 4, 0, 2, 3)))
-
-
-def _resize_short_side(frame: np.ndarray, short_side: int) -> np.ndarray:
-    height, width = _scaled_size(frame.shape[0], frame.shape[1], short_side)
-    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-def _scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Height and width, of which the smaller becomes `short_side`."""
-    if width < height:
-        return math.floor(height / width * short_side), short_side
-    return short_side, math.floor(width / height * short_side)

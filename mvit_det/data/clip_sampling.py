@@ -105,3 +105,7 @@ class SegmentSampling:
         """First and last frames of the segments; neighbours share one."""
         size = (length - 1) / self.num_frames
         return [round(size * number) for number in range(self.num_frames + 1)]
+
+
+# Either of them.
+Sampling = DenseSampling | SegmentSampling

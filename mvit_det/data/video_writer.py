@@ -6,8 +6,8 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from ..data.videos import VideoReader
 from ..errors import ImageError
+from .videos import VideoReader
 
 # MPEG-4, which OpenCV's wheels write on every platform and players read.
 CODEC = "mp4v"

@@ -96,7 +96,7 @@ def check_size(size: tuple[int, int], divisor: int) -> None:
 
 
 def check_square(size: tuple[int, int], least: int) -> None:
-    """Checks that a classifier's canvas is a square of at least one patch.
+    """Checks that a classifier's canvas is a square of at least one patch of `least` pixels.
 
     Raises:
         ExportError: it is not.

@@ -14,6 +14,7 @@ from ..runtime.prediction import RuntimePrediction
 from ..runtime.predictor import to_prediction
 from ..runtime.preprocessing import Source, letterbox, load_image, prepare_inputs
 from ..runtime.sessions import Session
+from ..runtime.video_classification import RuntimeVideoClassifier
 from .preparation import Exportable
 
 # Differences that count as equal: pixels, scores and IoU.
@@ -83,15 +84,17 @@ class Differences:
 
 @dataclass
 class ClassDifferences:
-    """How far the scores of a classifier's file are from PyTorch's, over all images.
+    """How far the scores of a classifier's file are from PyTorch's, over all images or clips.
 
     Attributes:
-        images: number of images.
-        changed: images whose most probable class is another one.
+        unit: "images" or "clips".
+        count: number of them.
+        changed: those whose most probable class is another one.
         score: largest difference of a score.
     """
 
-    images: int = 0
+    unit: str = "images"
+    count: int = 0
     changed: int = 0
     score: float = 0.0
 
@@ -103,34 +106,36 @@ class ClassDifferences:
     def describe(self) -> str:
         """The numbers in a sentence."""
         return (
-            f"{self.images} images: {self.changed} with another class, scores differ by at most "
-            f"{self.score:.2g}"
+            f"{self.count} {self.unit}: {self.changed} with another class, scores differ by at "
+            f"most {self.score:.2g}"
         )
 
     def add(self, expected: np.ndarray, found: np.ndarray) -> None:
-        """Counts one image, of whose scores both are (classes,)."""
-        self.images += 1
+        """Counts one image or clip, of whose scores both are (classes,)."""
+        self.count += 1
         self.changed += int(expected.argmax() != found.argmax())
         self.score = max(self.score, float(np.abs(expected - found).max()))
 
 
 def compare(
-    exportable: Exportable, session: Session, images: Iterable[Source]
+    exportable: Exportable, session: Session, sources: Iterable[Source]
 ) -> Differences | ClassDifferences:
-    """Runs a file and PyTorch on the same images.
+    """Runs a file and PyTorch on the same images, or on the same clips of videos.
 
     Args:
         exportable: the detector or classifier that was exported.
         session: the exported file.
-        images: paths, or arrays (H, W, 3) uint8 RGB.
+        sources: paths of images, or arrays (H, W, 3) uint8 RGB; paths of videos.
 
     Raises:
-        ImageError: an image cannot be read.
+        ImageError: an image or video cannot be read.
     """
+    if session.metadata.task == "video_classification":
+        return _compare_clips(exportable.model, session, sources)
     if session.metadata.task == "classification":
-        return _compare_classes(exportable.model, session, images)
+        return _compare_images(exportable.model, session, sources)
     differences = Differences()
-    for source in images:
+    for source in sources:
         image = load_image(source)
         canvas, size = letterbox(image, session.metadata)
         found = to_prediction(session.run(canvas, size), image, size, session.metadata)
@@ -172,12 +177,24 @@ def reference(model: Any, image: np.ndarray, metadata: Metadata) -> RuntimePredi
 
 
 @torch.no_grad()
-def _compare_classes(model: Any, session: Session, images: Iterable[Source]) -> ClassDifferences:
+def _compare_images(model: Any, session: Session, images: Iterable[Source]) -> ClassDifferences:
     differences = ClassDifferences()
     for source in images:
         (image,) = prepare_inputs(load_image(source), session.metadata)
         (expected,) = model([{"image": torch.from_numpy(image[0])}])
         differences.add(expected["scores"].numpy(force=True), session.run(image)["scores"][0])
+    return differences
+
+
+@torch.no_grad()
+def _compare_clips(model: Any, session: Session, videos: Iterable[Any]) -> ClassDifferences:
+    classifier = RuntimeVideoClassifier(session)
+    differences = ClassDifferences("clips")
+    for video in videos:
+        for clip in classifier.clips(video):
+            (expected,) = model([{"image": torch.from_numpy(clip.views)}])
+            found = classifier.scores(clip.views)
+            differences.add(expected["scores"].numpy(force=True), found)
     return differences
 
 

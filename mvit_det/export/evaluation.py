@@ -3,7 +3,7 @@
 import copy
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tabulate import tabulate
 from ..data import load_records
 from ..engine import evaluate_checkpoint
 from ..runtime import RuntimeClassifier, RuntimePrediction, RuntimePredictor
+from ..runtime.loading import AnyPredictor, make_predictor
 from ..runtime.sessions import OPENVINO_PRECISIONS, OnnxSession, OpenVinoSession, Session
 from .torch_session import TorchSession
 
@@ -59,8 +60,7 @@ def evaluate_file(path: Path, config: DictConfig) -> Iterator[tuple[str, Metrics
     for precision in precisions:
         if precision != "fp32":
             session = open_session(path, precision=precision)
-        is_classifier = session.metadata.task == "classification"
-        predictor = RuntimeClassifier(session) if is_classifier else RuntimePredictor([session])
+        predictor = make_predictor([session])
         runtime = {".xml": "OpenVINO", ".onnx": "ONNX Runtime", ".pt2": "torch.export"}[path.suffix]
         kind = precision if session.metadata.precision == "fp32" else session.metadata.precision
         with _without_output(config) as copied:
@@ -78,34 +78,49 @@ def format_metrics(rows: Iterable[tuple[str, Metrics]]) -> str:
     return tabulate(lines, ["of", *titles.values()], "github", disable_numparse=True)
 
 
-def evaluate(
-    predictor: RuntimePredictor | RuntimeClassifier, config: DictConfig, limit: int | None = None
-) -> Metrics:
+def evaluate(predictor: AnyPredictor, config: DictConfig, limit: int | None = None) -> Metrics:
     """Evaluates as an evaluation of the config does.
 
     Args:
         predictor: of the exported file.
-        config: of the model; its `dataloader.test.dataset` and `dataloader.evaluator` are used.
-        limit: number of images, from the first; None takes all.
+        config: of the model; its `dataloader.test.dataset` and `dataloader.evaluator` are used, and
+            for videos the number of clips of `dataloader.test.mapper`.
+        limit: number of images or videos, from the first; None takes all.
 
     Returns:
         The metrics of all tasks.
     """
     dataset = config.dataloader.test.dataset
-    is_classifier = isinstance(predictor, RuntimeClassifier)
+    is_detector = isinstance(predictor, RuntimePredictor)
     records = (
-        instantiate(dataset) if is_classifier else load_records(dataset.names, filter_empty=False)
+        load_records(dataset.names, filter_empty=False) if is_detector else instantiate(dataset)
     )
+    predict = _make_predict(predictor, config)
     evaluator = instantiate(config.dataloader.evaluator)
     evaluator.reset()
     for record in itertools.islice(records, limit):
-        if isinstance(predictor, RuntimeClassifier):
-            output = {"scores": torch.from_numpy(predictor.scores(record["file_name"]))}
-        else:
-            output = {"instances": _instances(predictor(record["file_name"]))}
-        evaluator.process([record], [output])
+        evaluator.process([record], [predict(record)])
     metrics: Metrics = evaluator.evaluate()
     return metrics
+
+
+def _make_predict(
+    predictor: AnyPredictor, config: DictConfig
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A function from a record of the dataset to what the evaluator takes."""
+    if isinstance(predictor, RuntimePredictor):
+        return lambda record: {"instances": _instances(predictor(record["file_name"]))}
+    if isinstance(predictor, RuntimeClassifier):
+        return lambda record: {"scores": torch.from_numpy(predictor.scores(record["file_name"]))}
+    mapper = instantiate(config.dataloader.test.mapper)
+    metadata = predictor.session.metadata
+    mapper.image_size, mapper.short_side = metadata.size[0], metadata.short_edge
+
+    def score(record: dict[str, Any]) -> dict[str, Any]:
+        views = mapper(record)["image"].numpy()
+        return {"scores": torch.from_numpy(predictor.scores(views))}
+
+    return score
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class FeatureGraph(NormalizedGraph):
 
 
 class ClassifierGraph(NormalizedGraph):
-    """A classifier."""
+    """A classifier of images or clips."""
 
     def __init__(self, classifier: nn.Module, pixel_mean: Tensor, pixel_std: Tensor) -> None:
         super().__init__(pixel_mean, pixel_std)
@@ -66,7 +66,7 @@ class ClassifierGraph(NormalizedGraph):
         """Computes `scores`, (N, classes) that sum to 1.
 
         Args:
-            image: (N, 3, S, S) uint8.
+            image: (N, 3, S, S) or (N, 3, T, S, S) uint8.
         """
         logits = self.classifier((image.float() - self.pixel_mean) / self.pixel_std)
         return {"scores": logits.float().softmax(dim=1)}

@@ -17,10 +17,11 @@ from torch.export import Dim
 
 from ..checkpoint import local_path
 from ..config import find_config
-from ..data.classification_mapper import ClassificationMapper
+from ..config.validation import locate_target
+from ..data.clip_mapper import ClipMapper
+from ..data.clip_sampling import DenseSampling
 from ..errors import ExportError
-from ..prediction import Predictor
-from ..prediction.classifier import Classifier
+from ..prediction import Classifier, Predictor, VideoClassifier
 from ..runtime.metadata import Metadata
 from .checks import check_backbone, check_detector, check_square
 from .graphs import ClassifierGraph, FeatureGraph, RCNNGraph, RetinaNetGraph
@@ -46,17 +47,18 @@ class Exportable:
     def example(self) -> dict[str, Tensor]:
         """Inputs to trace with, by name: noise, which on a canvas fills up to its last rows."""
         height, width = self.metadata.size
-        generator = torch.Generator().manual_seed(0)
+        frames = [self.metadata.num_frames] if self.metadata.num_frames else []
         count = 2 if self.dynamic_shapes else 1
-        image = torch.randint(0, 256, (count, 3, height, width), generator=generator).byte()
-        if self.metadata.task == "classification":
+        shape = (count, 3, *frames, height, width)
+        image = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).byte()
+        if self.dynamic_shapes:
             return {"image": image}
         return {"image": image, "image_size": torch.tensor([height - 1, width])}
 
     @property
     def dynamic_shapes(self) -> dict[str, Any] | None:
         """The axes that stay open: the batch of a classifier."""
-        is_classifier = self.metadata.task == "classification"
+        is_classifier = self.metadata.task in ("classification", "video_classification")
         return {"image": {0: Dim("batch")}} if is_classifier else None
 
 
@@ -70,7 +72,7 @@ def prepare(
     overrides: Sequence[str] = (),
     trust_checkpoint: bool = False,
 ) -> Exportable:
-    """Loads a detector or a classifier and makes it exportable.
+    """Loads a detector or a classifier of images or videos, and makes it exportable.
 
     Args:
         config: a config file, a loaded config, or the name of a published model.
@@ -85,7 +87,7 @@ def prepare(
 
     Raises:
         ExportError: the model or its pre-processing cannot be exported, or the size does not fit.
-        ConfigError, CheckpointError: as `Predictor` and `Classifier`.
+        ConfigError, CheckpointError: as `Predictor` and the classifiers.
     """
     name = "" if isinstance(config, DictConfig) else str(config)
     if part not in PARTS:
@@ -138,6 +140,12 @@ def prepare(
     )
 
 
+def takes_videos(config: DictConfig) -> bool:
+    """Whether a config is that of a video classifier."""
+    mapper = locate_target(OmegaConf.select(config, "dataloader.test.mapper._target_"))
+    return isinstance(mapper, type) and issubclass(mapper, ClipMapper)
+
+
 def _prepare_classifier(
     config: DictConfig,
     weights: str | Path | None,
@@ -145,27 +153,46 @@ def _prepare_classifier(
     name: str,
     trust_checkpoint: bool,
 ) -> Exportable:
-    classifier = Classifier(config, weights, device="cpu", trust_checkpoint=trust_checkpoint)
-    mapper = instantiate(config.dataloader.test.mapper)
-    if not isinstance(mapper, ClassificationMapper):
-        raise ExportError(
-            f"dataloader.test.mapper is a {type(mapper).__name__}, which cannot be exported; it "
-            "must be a ClassificationMapper"
-        )
+    is_video = takes_videos(config)
+    kind = VideoClassifier if is_video else Classifier
+    classifier = kind(config, weights, device="cpu", trust_checkpoint=trust_checkpoint)
     model: Any = classifier.model
+    mapper = classifier.mapper
     size = size or (mapper.image_size, mapper.image_size)
-    check_square(size, least=model.classifier.patch_embed.proj.stride[0])
-    is_center = mapper.crop == "center"
+    check_square(size, least=model.classifier.patch_embed.proj.kernel_size[-1])
+    policy = _clip_policy(mapper, size[0]) if is_video else _crop_policy(mapper, size[0])
     metadata = Metadata(
-        "classification",
+        "video_classification" if is_video else "classification",
         size=size,
-        resize="crop" if is_center else "stretch",
-        short_edge=int(size[0] / mapper.crop_ratio) if is_center else 0,
         class_names=classifier.class_names,
+        **policy,
         **_origin(model, name, weights),
     )
-    graph = ClassifierGraph(model.classifier, model.pixel_mean, model.pixel_std)
-    return Exportable(graph.eval(), metadata, model)
+    # (C, 1, 1), for frames (C, 1, 1, 1)
+    mean, std = (
+        values[..., None] if is_video else values for values in (model.pixel_mean, model.pixel_std)
+    )
+    return Exportable(ClassifierGraph(model.classifier, mean, std).eval(), metadata, model)
+
+
+def _crop_policy(mapper: Any, size: int) -> dict[str, Any]:
+    """Metadata about how images get onto the canvas of an image classifier."""
+    if mapper.crop != "center":
+        return dict(resize="stretch")
+    return dict(resize="crop", short_edge=int(size / mapper.crop_ratio))
+
+
+def _clip_policy(mapper: Any, size: int) -> dict[str, Any]:
+    """Metadata about how videos become clips."""
+    policy = dict(
+        resize="crop",
+        short_edge=round(mapper.short_side * size / mapper.image_size),
+        crops=mapper.crops,
+        num_frames=mapper.sampling.num_frames,
+    )
+    if isinstance(mapper.sampling, DenseSampling):
+        policy.update(frame_step=mapper.sampling.step, frame_rate=mapper.sampling.rate)
+    return policy
 
 
 def _origin(model: Any, name: str, weights: str | Path | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ConfigError, ExportError
 from ..runtime.metadata import KEY, Metadata
-from ..runtime.preprocessing import Source, load_image, prepare_inputs
+from ..runtime.preprocessing import load_image, prepare_inputs, read_clips
 from ..runtime.sessions import check_file, import_extra, openvino_core
 
 # Names of nodes, which are named after modules, by group of layers.
@@ -46,13 +46,14 @@ def groups_of(path: str | Path) -> list[str]:
 
 
 def quantize(
-    path: str | Path, images: Iterable[Source], keep: Sequence[str] = ()
+    path: str | Path, sources: Iterable[Any], keep: Sequence[str] = ()
 ) -> tuple[Any, Metadata]:
     """Quantises an OpenVINO file.
 
     Args:
         path: an `.xml` file in fp32 that `tools/export.py` wrote.
-        images: paths or arrays for calibration; some dozens that look like those in use.
+        sources: images, as paths or arrays, or paths of videos, whose first clips are used, for
+            calibration; some dozens that look like those in use.
         keep: names of `GROUPS` that stay in higher precision.
 
     Returns:
@@ -61,8 +62,8 @@ def quantize(
     Raises:
         ConfigError: a group is unknown.
         ExportError: NNCF or OpenVINO is not installed, the file cannot be used, or there are no
-            images.
-        ImageError: an image cannot be read.
+            images or videos.
+        ImageError: an image or video cannot be read.
     """
     core, nncf = openvino_core(), import_extra("nncf", "openvino")
     unknown = [name for name in keep if name not in GROUPS]
@@ -72,11 +73,9 @@ def quantize(
     model = core.read_model(str(path))
     text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
     metadata = Metadata.from_json(text, str(path))
-    inputs: list[list[np.ndarray]] = [
-        prepare_inputs(load_image(image), metadata) for image in images
-    ]
+    inputs = [_inputs(source, metadata) for source in sources]
     if not inputs:
-        raise ExportError("there are no images to calibrate int8 with; name some")
+        raise ExportError("there are no images or videos to calibrate int8 with; name some")
     quantized = nncf.quantize(
         model,
         nncf.Dataset(inputs),
@@ -87,3 +86,10 @@ def quantize(
         ),
     )
     return quantized, metadata
+
+
+def _inputs(source: Any, metadata: Metadata) -> list[np.ndarray]:
+    """The inputs of the model for an image, or for the first clip of a video."""
+    if metadata.task == "video_classification":
+        return [next(read_clips(source, metadata)).views]
+    return prepare_inputs(load_image(source), metadata)

@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image
 
 from ..data.images import read_image_size
+from ..data.video_writer import VideoWriter
 from ..data.videos import VIDEO_EXTENSIONS, VideoReader
 from ..detection.masks import RLEMasks
 from ..errors import ImageError, MViTDetError
 from .prediction import Prediction
 from .predictor import Predictor
-from .video import VideoWriter
 
 # The detector's score threshold, where the page's begins.
 LOWEST_THRESHOLD = 0.05

@@ -17,10 +17,11 @@ from ..config import build_model, choose_device, find_config
 from ..data.classification_mapper import ClassificationMapper
 from ..data.images import read_image
 from ..errors import CheckpointError, ConfigError
-from ..runtime.classification import ClassScore
+from ..runtime.checks import check_count
+from ..runtime.classification import ClassScore, rank_classes
 from ..runtime.preprocessing import check_array
 from .classes import find_class_names
-from .predictor import Source, Sources, check_count
+from .predictor import Source, Sources
 
 IMAGENET_CLASSES = 1000
 
@@ -100,13 +101,9 @@ class TrainedClassifier:
         """Names for weights without any, if the number of classes is that of ImageNet; else ()."""
         return imagenet_class_names() if num_classes == IMAGENET_CLASSES else ()
 
-    def best(self, scores: Tensor) -> list["ClassScore"]:
+    def best(self, scores: Tensor) -> list[ClassScore]:
         """The `top` classes, the most probable first, from (num_classes,) scores."""
-        values, classes = scores.topk(min(self.top, len(self.class_names)))
-        return [
-            ClassScore(index, self.class_names[index], score)
-            for index, score in zip(classes.tolist(), values.tolist())
-        ]
+        return rank_classes(scores.numpy(force=True), self.class_names, self.top)
 
 
 class Classifier(TrainedClassifier):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..data.images import IMAGE_EXTENSIONS
 from ..data.urls import check_url, find_urls, is_url, url_path
+from ..data.video_writer import VideoWriter
 from ..data.videos import VIDEO_EXTENSIONS, VideoReader
 from ..errors import ConfigError, ImageError
 from .partial import PANOPTIC_FOLDER, PartialResults
@@ -20,7 +21,6 @@ from .prediction import Prediction
 from .predictor import Predictor, PreparedImage
 from .ranks import Rank
 from .tracking import Tracker
-from .video import VideoWriter
 
 # Formats of drawn images; images in other formats become PNG.
 WRITTEN_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

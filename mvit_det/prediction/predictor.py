@@ -5,7 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any, overload
 
@@ -24,6 +24,7 @@ from ..detection.build import wrap_detector
 from ..detection.merging import LOWEST_SCORE
 from ..errors import CheckpointError, ConfigError, DeviceError, ImageError
 from ..model_zoo import list_detectors
+from ..runtime.checks import check_count
 from ..runtime.preprocessing import check_array
 from .classes import find_category_ids, find_class_names, find_stuff
 from .panoptic import read_output
@@ -298,16 +299,6 @@ class Predictor:
             "This predictor was built before the process was forked and now runs on one thread; "
             "build it in each process to use more"
         )
-
-
-def check_count(name: str, number: Any) -> None:
-    """Accepts integers of at least 1.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    if not isinstance(number, Integral) or number < 1:
-        raise ConfigError(f"{name} is {number!r}; it must be an integer of at least 1")
 
 
 def _set_score_threshold(model: nn.Module, threshold: float) -> None:

@@ -7,15 +7,25 @@ from .classification import ClassScore, OnnxClassifier, OpenVinoClassifier, Runt
 from .metadata import Metadata
 from .prediction import RuntimePrediction
 from .predictor import OnnxPredictor, OpenVinoPredictor, RuntimePredictor
+from .video_classification import (
+    ClipScores,
+    OnnxVideoClassifier,
+    OpenVinoVideoClassifier,
+    RuntimeVideoClassifier,
+)
 
 __all__ = [
     "ClassScore",
+    "ClipScores",
     "Metadata",
     "OnnxClassifier",
     "OnnxPredictor",
+    "OnnxVideoClassifier",
     "OpenVinoClassifier",
     "OpenVinoPredictor",
+    "OpenVinoVideoClassifier",
     "RuntimeClassifier",
     "RuntimePrediction",
     "RuntimePredictor",
+    "RuntimeVideoClassifier",
 ]

@@ -1,19 +1,20 @@
-"""Classifiers in exported files, with the interface of `mvit_det.Classifier`."""
+"""Image classifiers in exported files, with the interface of `mvit_det.Classifier`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
-from ..errors import ConfigError, ExportError
+from .checks import check_count, check_task
 from .preprocessing import Source, load_image, prepare_inputs
 from .sessions import OnnxSession, OpenVinoSession, Session
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """A class of an image.
+    """A class of an image or a clip.
 
     Attributes:
         class_id: index into the model's classes.
@@ -26,8 +27,14 @@ class ClassScore:
     score: float
 
 
+def rank_classes(scores: np.ndarray, class_names: Sequence[str], top: int) -> list[ClassScore]:
+    """The `top` classes, the most probable first, from (classes,) scores."""
+    order = np.argsort(-scores, kind="stable")[:top].tolist()
+    return [ClassScore(index, class_names[index], float(scores[index])) for index in order]
+
+
 class RuntimeClassifier:
-    """A classifier in an exported file.
+    """An image classifier in an exported file.
 
     Attributes:
         class_names: one for each class.
@@ -43,15 +50,10 @@ class RuntimeClassifier:
 
         Raises:
             ConfigError: `top` is below 1.
-            ExportError: the file is no classifier.
+            ExportError: the file is no image classifier.
         """
-        if top < 1:
-            raise ConfigError(f"top must be at least 1, not {top}")
-        if session.metadata.task != "classification":
-            raise ExportError(
-                f"the file with the config '{session.metadata.config}' is for the task "
-                f"'{session.metadata.task}'; load it with OnnxPredictor or OpenVinoPredictor"
-            )
+        check_count("top", top)
+        check_task(session.metadata, "classification")
         self.session = session
         self.top = top
         self.class_names = session.metadata.class_names
@@ -75,8 +77,8 @@ class RuntimeClassifier:
             ImageError: an image cannot be read, or an array is no such image.
         """
         if isinstance(images, (list, tuple)):
-            return [self._best(self.scores(image)) for image in images]
-        return self._best(self.scores(images))
+            return [self._best(image) for image in images]
+        return self._best(images)
 
     def scores(self, image: Source) -> np.ndarray:
         """Probabilities of all classes, (classes,) float32.
@@ -88,13 +90,12 @@ class RuntimeClassifier:
         scores: np.ndarray = self.session.run(*inputs)["scores"][0]
         return scores
 
-    def _best(self, scores: np.ndarray) -> list[ClassScore]:
-        order = np.argsort(-scores, kind="stable")[: self.top].tolist()
-        return [ClassScore(index, self.class_names[index], float(scores[index])) for index in order]
+    def _best(self, image: Source) -> list[ClassScore]:
+        return rank_classes(self.scores(image), self.class_names, self.top)
 
 
 class OnnxClassifier(RuntimeClassifier):
-    """A classifier in ONNX Runtime.
+    """An image classifier in ONNX Runtime.
 
     classifier = OnnxClassifier("classifier.onnx", top=3)
     for best in classifier("photo.jpg"):
@@ -116,7 +117,7 @@ class OnnxClassifier(RuntimeClassifier):
 
 
 class OpenVinoClassifier(RuntimeClassifier):
-    """A classifier in OpenVINO, from its own format (.xml) or from ONNX."""
+    """An image classifier in OpenVINO, from its own format (.xml) or from ONNX."""
 
     def __init__(self, path: str | Path, *, top: int = 5, **options: Any) -> None:
         """Loads a file.

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import ExportError
 
 KEY = "mvit_det"
-TASKS = ("detection", "features", "classification")
+TASKS = ("detection", "features", "classification", "video_classification")
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,15 @@ class Metadata:
         resize: how images get onto the canvas. "fit" resizes them bilinearly with the aspect ratio
             kept, to the upper left corner; "crop" resizes their shorter side bicubically to
             `short_edge` and takes the centre; "stretch" resizes them bicubically to the canvas.
+            Frames of videos are resized bilinearly to `short_edge`, for `crops` squares.
         short_edge: images are resized to this shorter side, in pixels, before they are fitted
             into the canvas; 0 keeps their size.
         max_size: bound of the longer side; 0 is none.
+        num_frames: frames of a clip; 0 for images.
+        frame_step: distance of the frames of a clip at `frame_rate`; 0 takes one frame from each
+            of equal segments of a video.
+        frame_rate: frames per second that `frame_step` counts in.
+        crops: squares of each clip, 1 or 3.
         class_names: one for each class.
         category_ids: of each class in the dataset of the training, for COCO's results.
         score_threshold: detections have higher scores, in [0, 1].
@@ -44,6 +50,10 @@ class Metadata:
     resize: str = "fit"
     short_edge: int = 0
     max_size: int = 0
+    num_frames: int = 0
+    frame_step: float = 0.0
+    frame_rate: float = 30.0
+    crops: int = 1
     class_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
     score_threshold: float = 0.0

@@ -7,6 +7,7 @@ from typing import Any, overload
 import numpy as np
 
 from ..errors import ConfigError, ExportError
+from .checks import check_task
 from .masks import paste_masks
 from .metadata import Metadata
 from .prediction import RuntimePrediction
@@ -44,12 +45,7 @@ class RuntimePredictor:
             raise ConfigError("there are no files to predict with; name at least one")
         for session in self.sessions:
             metadata = session.metadata
-            if metadata.task != "detection":
-                raise ExportError(
-                    f"the file with the config '{metadata.config}' is for the task "
-                    f"'{metadata.task}', and no detector; export the whole detector, or load a "
-                    "classifier with OnnxClassifier or OpenVinoClassifier"
-                )
+            check_task(metadata, "detection")
             if metadata.class_names != self.sessions[0].metadata.class_names:
                 raise ExportError(
                     "the files differ in their classes: "

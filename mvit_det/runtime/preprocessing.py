@@ -1,11 +1,15 @@
-"""From an image to the canvas that an exported model takes."""
+"""From an image or a video to the canvas or the clips that an exported model takes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..data.clip_crops import crop_squares
+from ..data.clip_cutting import Clip, cut_clips
+from ..data.clip_sampling import DenseSampling, Sampling, SegmentSampling
 from ..data.images import read_image
 from ..errors import ImageError
 from .metadata import Metadata
@@ -118,3 +122,15 @@ def crop(image: np.ndarray, metadata: Metadata) -> np.ndarray:
         left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
         resized = resized.crop((left, top, left + width, top + height))
     return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1)[None])
+
+
+def read_clips(video: str | Path, metadata: Metadata) -> Iterator[Clip]:
+    """Yields the clips of a video as `cut_clips` does, for a model with these metadata."""
+    sampling: Sampling = SegmentSampling(metadata.num_frames)
+    if metadata.frame_step:
+        sampling = DenseSampling(metadata.num_frames, metadata.frame_step, metadata.frame_rate)
+
+    def squares(frame: np.ndarray) -> list[np.ndarray]:
+        return crop_squares(frame, metadata.size[0], metadata.short_edge, metadata.crops)
+
+    return cut_clips(video, sampling, squares)

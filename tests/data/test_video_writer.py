@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from mvit_det.data.video_writer import VideoWriter
 from mvit_det.data.videos import VideoReader
 from mvit_det.errors import ImageError
-from mvit_det.prediction.video import VideoWriter
 
 
 def frames(number=12, height=48, width=64):

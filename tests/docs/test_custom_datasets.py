@@ -11,8 +11,8 @@ from mvit_det import model_zoo
 from mvit_det.checkpoint.download import cache_path
 from mvit_det.config import load_config
 from mvit_det.data.images import read_image
+from mvit_det.data.video_writer import VideoWriter
 from mvit_det.data.videos import VideoReader
-from mvit_det.prediction.video import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 

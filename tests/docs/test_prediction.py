@@ -14,8 +14,8 @@ from mvit_det.checkpoint.download import cache_path
 from mvit_det.config import load_config
 from mvit_det.data.images import read_image
 from mvit_det.data.shapes import generate_shapes
+from mvit_det.data.video_writer import VideoWriter
 from mvit_det.data.videos import VideoReader
-from mvit_det.prediction.video import VideoWriter
 
 
 def write_training(folder):

@@ -13,9 +13,9 @@ from mvit_det import VideoClassifier
 from mvit_det.config import load_config
 from mvit_det.config.image_folders import use_image_folders
 from mvit_det.data.moving_shapes import MOTIONS, SIZE, generate_moving_shapes
+from mvit_det.data.video_writer import VideoWriter
 from mvit_det.data.videos import VideoReader
 from mvit_det.engine import evaluate_checkpoint, train
-from mvit_det.prediction.video import VideoWriter
 from tests.data.test_videos import gestures  # noqa: F401
 from tests.engine.trainings import ROOT, TOOL, differences, load
 

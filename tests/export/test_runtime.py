@@ -31,6 +31,11 @@ pytest.importorskip("openvino")
 ROOT = Path(__file__).resolve().parents[2]
 # All that a machine with an exported file needs.
 RUNTIME_LIBRARIES = ("onnxruntime", "openvino", "PIL", "cv2", "numpy")
+NO_TORCH = """
+import importlib.util
+for name in ("torch", "torchvision", "detectron2", "pycocotools", "omegaconf"):
+    assert importlib.util.find_spec(name) is None, name
+"""
 
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 427), (1, 300), (333, 500), (2000, 400)])
@@ -147,46 +152,43 @@ def test_backbones_are_no_detectors(onnx_file):
         RuntimePredictor([session])
 
 
-def without_torch(folder):
-    """Variables of an environment with the libraries of the runtime only."""
+def run_without_torch(program, folder):
+    """Lines that a program prints in an environment with the libraries of the runtime only."""
     folder.mkdir()
     for name in RUNTIME_LIBRARIES:
         (package,) = importlib.util.find_spec(name).submodule_search_locations
         (folder / name).symlink_to(package)
     for libraries in Path(package).parent.glob("*.libs"):
         (folder / libraries.name).symlink_to(libraries)
-    return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "PATH": os.environ["PATH"]}
-
-
-def test_runs_without_pytorch(onnx_file, images, tmp_path):
-    environment = without_torch(tmp_path / "packages")
-    Image.fromarray(images[4]).save(tmp_path / "image.png")
-    program = f"""
-import importlib.util, sys
-from mvit_det.runtime import OnnxPredictor, OpenVinoPredictor
-for name in ("torch", "torchvision", "detectron2", "pycocotools", "omegaconf"):
-    assert importlib.util.find_spec(name) is None, name
-for predictor_class in (OnnxPredictor, OpenVinoPredictor):
-    prediction = predictor_class("{onnx_file}")("{tmp_path}/image.png")
-    prediction.save("{tmp_path}/drawn.png")
-    print(len(prediction.to_coco()), *prediction.boxes[0])
-"""
     # -S: without the packages of this environment.
     result = subprocess.run(
-        [sys.executable, "-S", "-c", program],
-        env=environment,
+        [sys.executable, "-S", "-c", NO_TORCH + program],
+        env={"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_runs_without_pytorch(onnx_file, images, tmp_path):
+    Image.fromarray(images[4]).save(tmp_path / "image.png")
+    program = f"""
+from mvit_det.runtime import OnnxPredictor, OpenVinoPredictor
+for predictor_class in (OnnxPredictor, OpenVinoPredictor):
+    prediction = predictor_class("{onnx_file}")("{tmp_path}/image.png")
+    prediction.save("{tmp_path}/drawn.png")
+    print(len(prediction.to_coco()), *prediction.boxes[0])
+"""
+    lines = run_without_torch(program, tmp_path / "packages")
     expected = OnnxPredictor(onnx_file)(images[4])
-    for line in result.stdout.splitlines():
+    assert len(lines) == 2
+    for line in lines:
         count, *box = map(float, line.split())
         assert count == len(expected)
         np.testing.assert_allclose(box, expected.boxes[0], atol=0.05)
-    assert len(result.stdout.splitlines()) == 2
 
 
 def test_signals_are_handled_when_a_predictor_is_gone(onnx_file):

@@ -12,8 +12,8 @@ from PIL import Image
 from mvit_det import Predictor, save_pretrained
 from mvit_det.cli.app import load, parse_arguments
 from mvit_det.cli.main import command
+from mvit_det.data.video_writer import VideoWriter
 from mvit_det.data.videos import count_frames
-from mvit_det.prediction.video import VideoWriter
 from tests.browser import Visit
 from tests.prediction.test_sharing import noise, train
 

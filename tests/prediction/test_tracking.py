@@ -11,11 +11,11 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from mvit_det.cli.main import command
+from mvit_det.data.video_writer import VideoWriter
 from mvit_det.drawing import class_colour
 from mvit_det.errors import ConfigError
 from mvit_det.prediction import Prediction
 from mvit_det.prediction.tracking import Tracker
-from mvit_det.prediction.video import VideoWriter
 from tests.prediction.test_sharing import noise, train
 
 SIZE = (120, 200)

@@ -16,9 +16,9 @@ from mvit_det import Predictor
 from mvit_det.checkpoint import Checkpointer
 from mvit_det.config import load_config
 from mvit_det.data.images import read_image
+from mvit_det.data.video_writer import VideoWriter
 from mvit_det.data.videos import VideoReader
 from mvit_det.prediction import Prediction
-from mvit_det.prediction.video import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 PICO = ROOT / "configs" / "shapes" / "mask_rcnn_mvitv2_pico.py"

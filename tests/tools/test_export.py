@@ -44,6 +44,21 @@ def test_errors_are_one_line(tmp_path, capsys):
     assert ["70x64" in lines[0], "opset is 9" in lines[1], "absent.jpg" in lines[2]] == [True] * 3
 
 
+def test_images_and_videos_are_not_confused(tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    (tmp_path / "clip.mp4").touch()
+    for config, option, name in (
+        ("video_mvitv2_pico", "--check", "photo.png"),
+        ("classifier_mvitv2_pico", "--int8", "clip.mp4"),
+        ("mask_rcnn_mvitv2_pico", "--check", "clip.mp4"),
+    ):
+        arguments = ["--config-file", CONFIGS / f"{config}.py", "--weights", "w.pth"]
+        arguments += ["--format", "openvino", "--output", tmp_path / "m.xml"]
+        assert run(*arguments, option, tmp_path / name) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert name in line
+
+
 @pytest.mark.slow
 def test_differences_beyond_the_limits_are_found(tmp_path, capsys, monkeypatch):
     pytest.importorskip("onnxruntime")
