@@ -6,10 +6,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..errors import DatasetError
+from .urls import is_url
+
 
 def datasets_folder() -> str:
     """The folder that `$DETECTRON2_DATASETS` names, by default `datasets`, or its URL."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS") or "datasets")
+
+
+def local_folder(folder: str | os.PathLike[str]) -> Path:
+    """The absolute path of a folder for generated files.
+
+    Raises:
+        DatasetError: the folder is a URL.
+    """
+    if is_url(folder):
+        raise DatasetError(
+            f"cannot generate a dataset at '{folder}', as nothing is written to URLs; set the "
+            "environment variable DETECTRON2_DATASETS to a folder, such as './datasets'"
+        )
+    return Path(folder).absolute()
 
 
 @contextmanager

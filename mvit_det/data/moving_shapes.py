@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from .clip_datasets import read_clips
-from .folders import new_folder
+from .folders import local_folder, new_folder
 from .labelled_files import register_generated
 from .shape_scene import CATEGORIES, FINENESS, draw_colour, draw_texture, shape_outline
 
@@ -69,9 +69,10 @@ def generate_moving_shapes(
         seed: 0 or more.
 
     Raises:
+        DatasetError: `output_dir` is a URL.
         OSError: the folder cannot be written.
     """
-    output = Path(output_dir).absolute()
+    output = local_folder(output_dir)
     # Another process may be faster.
     with contextlib.suppress(FileExistsError), new_folder(output) as unfinished:
         for name in MOTIONS:

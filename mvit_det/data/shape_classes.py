@@ -3,12 +3,11 @@
 import contextlib
 import functools
 import os
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from .folders import new_folder
+from .folders import local_folder, new_folder
 from .image_folder import ImageFolder
 from .labelled_files import register_generated
 from .shape_scene import CATEGORIES, draw_scene
@@ -35,9 +34,10 @@ def generate_shape_classes(
         seed: 0 or more.
 
     Raises:
+        DatasetError: `output_dir` is a URL.
         OSError: the folder cannot be written.
     """
-    output = Path(output_dir).absolute()
+    output = local_folder(output_dir)
     # Another process may be faster.
     with contextlib.suppress(FileExistsError), new_folder(output) as unfinished:
         for name in CATEGORIES:

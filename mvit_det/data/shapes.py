@@ -21,8 +21,9 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from .coco import load_coco_records
-from .folders import datasets_folder, new_folder
+from .folders import datasets_folder, local_folder, new_folder
 from .shape_scene import CATEGORIES, SURFACES, SceneObject, draw_scene
+from .urls import absolute, join
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def generate_shapes(
 
     Raises:
         ValueError: an argument is out of its range.
+        DatasetError: `output_dir` is a URL.
         FileExistsError: `output_dir` holds something that must not or cannot be replaced.
         OSError: the folder cannot be written.
     """
@@ -88,7 +90,7 @@ def generate_shapes(
     for (name, (low, high)), value in zip(_LIMITS.items(), given, strict=True):
         if not low <= value <= high:
             raise ValueError(f"{name} is {value}; it must be between {low} and {high}")
-    output = Path(output_dir).absolute()
+    output = local_folder(output_dir)
     _check_output(output, overwrite)
     with new_folder(output, overwrite) as unfinished:
         (unfinished / "images").mkdir()
@@ -129,32 +131,32 @@ def register_shapes(root: str | os.PathLike[str] | None = None) -> None:
             variable `DETECTRON2_DATASETS` names, else `./datasets/shapes`.
     """
     if root is None:
-        root = Path(datasets_folder(), "shapes")
+        root = join(datasets_folder(), "shapes")
     classes = {number: number - 1 for number in range(1, len(CATEGORIES) + 1)}
     for name in SPLITS:
-        folder = Path(root, name.removeprefix("shapes_")).absolute()
+        folder = absolute(join(root, name.removeprefix("shapes_")))
         coco: Any = {
-            "json_file": str(folder / "annotations.json"),
+            "json_file": join(folder, "annotations.json"),
             "thing_dataset_id_to_contiguous_id": classes,
         }
         _register(name, "", _load, folder, evaluator_type="coco", **coco)
         _register(
             *(name, "panoptic_", _load_panoptic, folder),
             evaluator_type="coco_panoptic_seg",
-            sem_seg_root=str(_beside(folder, "_semantic")),
+            sem_seg_root=f"{folder}_semantic",
             stuff_classes=list(STUFF_CLASSES),
             ignore_label=255,
             **coco,
         )
-        lvis_file = str(_beside(folder, "_lvis.json"))
+        lvis_file = f"{folder}_lvis.json"
         _register(name, "lvis_", _load_lvis, folder, evaluator_type="lvis", json_file=lvis_file)
 
 
 def _register(
     split: str,
     view: str,
-    load: Callable[[str, str, Path], list[dict[str, Any]]],
-    folder: Path,
+    load: Callable[[str, str, str], list[dict[str, Any]]],
+    folder: str,
     **metadata: Any,
 ) -> None:
     # Importing this module must not import Detectron2's catalogue, which registers this module.
@@ -168,12 +170,13 @@ def _register(
         MetadataCatalog.remove(name)
     DatasetCatalog.register(name, functools.partial(load, name, split, folder))
     MetadataCatalog.get(name).set(
-        thing_classes=list(CATEGORIES), image_root=str(folder / "images"), **metadata
+        thing_classes=list(CATEGORIES), image_root=join(folder, "images"), **metadata
     )
 
 
-def _load(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
+def _load(name: str, split: str, root: str) -> list[dict[str, Any]]:
     """Loads a dataset in Detectron2's format, after generating it if it is missing."""
+    folder = local_folder(root)
     if not (folder / "annotations.json").exists():
         num_images, seed = SPLITS[split]
         logger.info("Generating the %d images of '%s' in '%s'", num_images, split, folder)
@@ -189,10 +192,11 @@ def _load(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
     return load_coco_records(folder / "annotations.json", folder / "images")
 
 
-def _load_panoptic(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
+def _load_panoptic(name: str, split: str, root: str) -> list[dict[str, Any]]:
     """As `_load`, with the semantic map of each image, written if it is missing."""
-    records = _load(name, split, folder)
-    semantic = _beside(folder, "_semantic")
+    records = _load(name, split, root)
+    # The folder of the dataset itself is written as a whole.
+    folder, semantic = Path(root), Path(f"{root}_semantic")
     if not semantic.exists():
         dataset = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
         annotations = _by_image(dataset)
@@ -207,12 +211,12 @@ def _load_panoptic(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _load_lvis(name: str, split: str, folder: Path) -> list[dict[str, Any]]:
+def _load_lvis(name: str, split: str, root: str) -> list[dict[str, Any]]:
     """As `_load`, from annotations in LVIS's format, written if they are missing."""
     from .lvis import load_lvis_records
 
-    _load("", split, folder)
-    path = _beside(folder, "_lvis.json")
+    _load("", split, root)
+    folder, path = Path(root), Path(f"{root}_lvis.json")
     if not path.exists():
         dataset = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
         unfinished = path.with_suffix(f".{os.getpid()}")
@@ -292,11 +296,6 @@ def _by_image(dataset: dict[str, Any]) -> defaultdict[int, list[dict[str, Any]]]
     return annotations
 
 
-def _beside(folder: Path, suffix: str) -> Path:
-    """A path beside the dataset, whose own folder is written as a whole."""
-    return folder.with_name(folder.name + suffix)
-
-
 def _check_output(output: Path, overwrite: bool) -> None:
     """Refuses a folder that holds anything but a dataset which may be overwritten."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
@@ -318,8 +317,8 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """Writes (H, W) or BGR (H, W, 3) uint8 pixels."""
-    if not cv2.imwrite(str(path), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
-        raise OSError(f"cannot write '{path}'; is the disk full?")
+    # OpenCV writes no paths that are not UTF-8, and does not say why it fails.
+    path.write_bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
 
 
 def _annotation(thing: SceneObject) -> dict[str, Any]:

@@ -20,6 +20,8 @@ RETRY_DELAYS = (1.0, 4.0, 15.0)
 
 # Two letters at least, as 'C:' is a drive of Windows. fsspec chains protocols: simplecache::s3://
 _URL = re.compile(r"(?:[a-z][a-z0-9]+::)*[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+# Protocols whose paths start with the name of a bucket or container.
+_IN_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 # HTTP's answers that another attempt will not change, and those about one object alone.
 _REFUSED, _FORBIDDEN = range(400, 500), 403
 _TRY_LATER = (408, 425, 429)  # timeout, too early, too many requests
@@ -32,7 +34,21 @@ def is_url(path: str | os.PathLike[str]) -> bool:
 
 def absolute(path: str | os.PathLike[str]) -> str:
     """An absolute path, with the home folder for `~`; URLs are absolute already."""
-    return str(path) if is_url(path) else str(Path(path).expanduser().absolute())
+    return str(path) if is_url(path) else str(Path(expand_home(path)).absolute())
+
+
+def expand_home(path: str | os.PathLike[str]) -> str:
+    """A path with the home folder for a leading `~` or `~user`.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise ConfigError(
+            f"there is no home folder for '{path}'; write './{path}' if this is its name"
+        ) from error
 
 
 def join(folder: str | os.PathLike[str], name: str | os.PathLike[str]) -> str:
@@ -159,7 +175,12 @@ def _filesystem(url: str) -> tuple[Any, str]:
         raise ConfigError(
             f"reading '{url}' needs fsspec; install it with 'pip install \"mvit_det[cloud]\"'"
         ) from error
-    protocol = url.partition("://")[0].rpartition("::")[2].lower()
+    protocol, _, path = url.rpartition("::")[2].partition("://")
+    protocol = protocol.lower()
+    if protocol in _IN_BUCKETS and (not path or path.startswith("/")):
+        raise ConfigError(
+            f"'{url}' names no bucket; write it as '{protocol}://BUCKET/{path.lstrip('/')}'"
+        )
     try:
         # s3fs would ask for the size of each file first, to read large ones in parallel.
         options = {protocol: {"max_concurrency": 1}} if protocol in ("s3", "s3a") else {}

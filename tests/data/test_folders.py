@@ -1,8 +1,20 @@
-"""Where registered datasets are looked for."""
+"""Where registered datasets are looked for, and generated."""
+
+import functools
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from mvit_det.data import generate_shapes
 from mvit_det.data.folders import datasets_folder
+from mvit_det.data.image_folder import ImageFolder
+from mvit_det.data.labelled_files import register_generated
+from mvit_det.data.moving_shapes import generate_moving_shapes
+from mvit_det.data.shape_classes import generate_shape_classes
+from mvit_det.data.shapes import GENERATED, register_shapes
+from mvit_det.errors import DatasetError
+
+URL = "s3://bucket/sets"
 
 
 @pytest.mark.parametrize(
@@ -21,3 +33,33 @@ def test_the_variable_names_the_folder(value, expected, monkeypatch):
     if value is not None:
         monkeypatch.setenv("DETECTRON2_DATASETS", value)
     assert datasets_folder() == expected
+
+
+@pytest.mark.parametrize(
+    "generate", [generate_shapes, generate_shape_classes, generate_moving_shapes]
+)
+def test_nothing_is_generated_at_a_url(generate, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match=f"'{URL}'.*DETECTRON2_DATASETS"):
+        generate(URL, 1, 64, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_registered_datasets_are_not_generated_at_a_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", URL)
+    name = "generated_at_a_url"
+    try:
+        register_shapes()
+        generate = functools.partial(generate_shape_classes, num_images=1, size=64, seed=0)
+        register_generated(name, generate, ImageFolder)
+        for each in (*sorted(GENERATED), name):
+            with pytest.raises(DatasetError, match=URL):
+                DatasetCatalog.get(each)
+        assert MetadataCatalog.get("shapes_val").json_file == f"{URL}/shapes/val/annotations.json"
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+        monkeypatch.delenv("DETECTRON2_DATASETS")
+        register_shapes()
+    assert list(tmp_path.iterdir()) == []

@@ -296,3 +296,11 @@ def test_annotations(server, folder):
     server.answers["/other.json"] = 503
     with pytest.raises(StorageError, match=r"other\.json"):
         read_coco(f"{server.url}/other.json")
+
+
+@pytest.mark.parametrize("url", ["s3://", "gs:///photos/a.jpg", "simplecache::s3://"])
+def test_a_missing_bucket_is_named(url):
+    with pytest.raises(ConfigError, match="names no bucket"):
+        find_urls(url, [".jpg"])
+    with pytest.raises(ConfigError, match="names no bucket"):
+        read_url(url)
