@@ -162,6 +162,12 @@ def break_yolo_folder(folder):
     return folder / "nowhere"
 
 
+def break_yolo_yaml(folder):
+    path = folder / "data.yaml"
+    path.write_text("names: [a\n" + path.read_text())
+    return path
+
+
 def break_voc_size(folder):
     path = sorted((folder / "Annotations").iterdir())[0]
     path.write_text(path.read_text().replace("size>", "sighs>"))
@@ -206,6 +212,7 @@ def break_labelme_points(folder):
         ("YOLO", break_yolo_image),
         ("YOLO", break_yolo_names),
         ("YOLO", break_yolo_folder),
+        ("YOLO", break_yolo_yaml),
         ("Pascal VOC", break_voc_size),
         ("Pascal VOC", break_voc_number),
         ("Pascal VOC", break_voc_xml),
@@ -327,3 +334,16 @@ def test_unknown_folders_are_named(name, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=name):
         read_dataset(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"a: [b\n", b"\xff\xfe\x00", b"- a\n- b: {\n"])
+def test_a_foreign_yaml_that_cannot_be_read_does_not_hide_coco(content, shapes, tmp_path):
+    coco, images = shapes
+    folder = tmp_path / "coco"
+    folder.mkdir()
+    (folder / "train.json").write_text(json.dumps(coco))
+    shutil.copytree(images, folder / "images")
+    (folder / "notes.yaml").write_bytes(content)
+    dataset = read_dataset(folder)
+    assert dataset.kind == "COCO"
+    assert dataset.splits["train"].content["images"] == coco["images"]

@@ -8,11 +8,11 @@ from typing import Any
 
 from ...errors import DatasetError, OutputError
 from ..coco import image_path, read_json
-from ..urls import is_url
+from ..urls import expand_home, is_url
 from .dataset import SPLIT_NAMES, Dataset, Split, split_named
 from .labelme import is_labelme, read_labelme
 from .voc import find_xml, read_voc
-from .yolo import find_yaml, read_yolo
+from .yolo import check_yaml, find_yaml, read_yolo
 
 LAYOUTS = "COCO (*.json), YOLO (data.yaml), Pascal VOC (*.xml) and LabelMe (*.json per image)"
 
@@ -31,7 +31,7 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
             f"the folder of a dataset cannot be the URL '{path}'; name its files in COCO's format "
             "with --train-json, --train-images, --val-json and --val-images"
         )
-    path = Path(path).expanduser()
+    path = Path(expand_home(path))
     if path.suffix.lower() in (".yaml", ".yml"):
         return read_yolo(path)
     if path.is_file():
@@ -48,9 +48,13 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
         # A file of COCO's format may be large: the first one is enough to tell the two apart.
         if is_labelme(read_json(files[0])):
             return read_labelme(path, files)
-        return Dataset("COCO", dict(_coco_splits(path, files)))
+        if splits := dict(_coco_splits(path, files)):
+            return Dataset("COCO", splits)
     if find_xml(path):
         return read_voc(path)
+    check_yaml(path)
+    if files:
+        raise DatasetError(f"no JSON file in '{path}' has lists of images and categories")
     raise DatasetError(f"no dataset is recognised in '{path}'; there are {LAYOUTS}")
 
 
@@ -94,8 +98,6 @@ def _coco_splits(folder: Path, files: list[Path]) -> Iterator[tuple[str, Split]]
             )
         seen[split] = path
         yield split, _read_coco(path, content, folder)
-    if not seen:
-        raise DatasetError(f"no JSON file in '{folder}' has lists of images and categories")
 
 
 def _is_coco(content: Any) -> bool:

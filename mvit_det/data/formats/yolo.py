@@ -1,5 +1,6 @@
 """YOLO's format: a data.yaml, and a label file of boxes or polygons per image."""
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -14,16 +15,31 @@ from .dataset import SPLIT_NAMES, Dataset, Split, SplitBuilder, bounds
 
 # Coordinates are shares of the image; those of annotations at the border are rounded.
 TOLERANCE = 0.01
+_SPLIT_KEYS = {"train", "val"}  # of which a data.yaml has one
 _BOX_NUMBERS, _MIN_POLYGON_NUMBERS = 5, 7  # with the class
 
 
 def find_yaml(folder: Path) -> Path | None:
-    """The YAML file with `names` and `train` or `val` in a folder; None if there is none."""
-    for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
-        content = _read_yaml(path)
-        if isinstance(content, dict) and "names" in content and content.keys() & {"train", "val"}:
-            return path
+    """The YAML file with `names` and `train` or `val` in a folder; None if there is none.
+
+    Files that cannot be read are skipped: a folder in another format may hold any.
+    """
+    for path in _yaml_files(folder):
+        with contextlib.suppress(DatasetError):
+            content = _read_yaml(path)
+            if isinstance(content, dict) and "names" in content and content.keys() & _SPLIT_KEYS:
+                return path
     return None
+
+
+def check_yaml(folder: Path) -> None:
+    """Checks that the YAML files in a folder can be read.
+
+    Raises:
+        DatasetError: names the first one that cannot.
+    """
+    for path in _yaml_files(folder):
+        _read_yaml(path)
 
 
 def read_yolo(path: Path) -> Dataset:
@@ -51,6 +67,10 @@ def read_yolo(path: Path) -> Dataset:
     if "train" not in splits and "val" not in splits:
         raise DatasetError(f"'{path}' names no images: write the folders as 'train:' and 'val:'")
     return Dataset("YOLO", splits)
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
 
 
 def _read_yaml(path: Path) -> Any:
