@@ -18,7 +18,7 @@ from detectron2.modeling import Backbone
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from ..data.urls import is_url
+from ..data.urls import expand_home, is_url
 from ..errors import ConfigError, DeviceError
 from ..model_zoo import MODELS, config_path, configs_folder, list_configs
 from .overrides import apply_overrides, rename_fields
@@ -109,7 +109,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
             if isinstance(described, Field) and described.is_path:
                 value = config[name][field]
                 if value.startswith("~"):
-                    config[name][field] = str(Path(value).expanduser())
+                    config[name][field] = expand_home(value)
     if config.train.init_checkpoint in MODELS:
         config.train.init_checkpoint = MODELS[config.train.init_checkpoint].url
     return config
@@ -237,7 +237,7 @@ def prepare_output_dir(config: DictConfig) -> None:
     """
     folder = config.train.output_dir
     try:
-        if not folder:
+        if not folder.strip():
             raise OSError("it has no name")
         if is_url(folder):
             raise OSError("it is a URL, and outputs are written to files")

@@ -131,9 +131,10 @@ def _read_value(config: DictConfig, key: str, text: str) -> Any:
 
 
 def _is_syntax(raw: str) -> bool:
-    """Whether the value of a string is in quotes, a reference, or none."""
+    """Whether the value of a string is in quotes, a reference, none, a dict or a list."""
     is_quoted = len(raw) > 1 and raw[0] in "'\"" and raw[-1] == raw[0]
-    return is_quoted or raw == "null" or raw.startswith("${")
+    is_container = raw[:1] + raw[-1:] in ("{}", "[]")
+    return is_quoted or is_container or raw == "null" or raw.startswith("${")
 
 
 def _issue_of_type(config: DictConfig, key: str, value: Any) -> str | None:

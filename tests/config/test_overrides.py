@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mvit_det.config import load_config, rename_flags
+from mvit_det.config import load_config, prepare_output_dir, rename_flags
 from mvit_det.config.schema import RENAMED
 from mvit_det.errors import ConfigError
 from mvit_det.model_zoo import MODELS
@@ -34,6 +34,23 @@ PICO = Path(__file__).resolve().parents[2] / "configs" / "shapes" / "mask_rcnn_m
 def test_directories_may_have_any_name(value, expected):
     config = load_config(PICO, [f"train.output_dir={value}"])
     assert config.train.output_dir == (value if expected is None else expected)
+
+
+@pytest.mark.parametrize("value", ["{}", "[]", "{a: 1}", "[a,b]", "null"])
+def test_a_directory_is_no_dict_list_or_null(value):
+    with pytest.raises(ConfigError, match="train.output_dir must be a string"):
+        load_config(PICO, [f"train.output_dir={value}"])
+
+
+@pytest.mark.parametrize("value", ["''", " ", "' '"])
+def test_an_output_directory_has_a_name(value):
+    with pytest.raises(ConfigError, match="it has no name"):
+        prepare_output_dir(load_config(PICO, [f"train.output_dir={value}"]))
+
+
+def test_the_home_directory_of_an_unknown_user_is_refused():
+    with pytest.raises(ConfigError, match="~nobody-has-this-name/runs"):
+        load_config(PICO, ["train.output_dir=~nobody-has-this-name/runs"])
 
 
 def test_names_of_registered_datasets_may_have_any_letters():
