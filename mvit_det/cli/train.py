@@ -39,6 +39,14 @@ EVALUATION_EXAMPLES = (
     "{prog} --config-file output/config.yaml --data others/ --device cpu",
 )
 DEFAULT_CONFIG = "mask_rcnn_mvitv2_t"
+# Flags, and fields of the config that set the same.
+FIELDS = {
+    "weights": "train.init_checkpoint",
+    "device": "train.device",
+    "epochs": "train.max_iter",
+    "batch_size": "dataloader.train.total_batch_size",
+    "grad_accum_steps": "train.grad_accum_steps",
+}
 DETAILS = """\
 Flags and overrides can be mixed. With torchrun:
   torchrun --standalone --nproc-per-node=8 -m mvit_det.cli train --config-file …
@@ -121,8 +129,12 @@ def run(arguments: argparse.Namespace) -> None:
         name: getattr(arguments, name) for name in ("epochs", "batch_size", "grad_accum_steps")
     }
     check_schedule(**schedule)
-    config, published = find_config(arguments.config_file, arguments.opts)
     overridden = {option.partition("=")[0].lstrip("+") for option in arguments.opts}
+    for name, field in FIELDS.items():
+        if getattr(arguments, name) is not None and field in overridden:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} and {field} set the same; give one of them")
+    config, published = find_config(arguments.config_file, arguments.opts)
     if arguments.weights:
         model = MODELS.get(arguments.weights)
         config.train.init_checkpoint = model.url if model else arguments.weights
@@ -158,7 +170,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     resolve_device(config, arguments.device)
     if any(value is not None for value in schedule.values()):
-        fit_schedule(config, **schedule)
+        fit_schedule(config, **schedule, explicit=overridden)
     default_setup(config, arguments)
     if arguments.eval_only:
         evaluate_checkpoint(config, arguments.resume, arguments.trust_checkpoint)

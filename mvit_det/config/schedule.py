@@ -1,10 +1,11 @@
 """Adapting a schedule to another batch size or length of training."""
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 from detectron2.config import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError
 
@@ -12,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 LONGEST_WARMUP = 0.1  # of the training, unless the config has a longer one
 MAX_EPOCHS = 1_000_000
+_PERIODS = ("train.eval_period", "train.checkpointer.period")
 
 
 def check_schedule(
@@ -36,6 +38,7 @@ def fit_schedule(
     epochs: float | None = None,
     batch_size: int | None = None,
     grad_accum_steps: int | None = None,
+    explicit: Collection[str] = (),
 ) -> None:
     """Changes batch size, length and learning rate together, in place, and logs the result.
 
@@ -50,6 +53,8 @@ def fit_schedule(
             images that the training sees.
         batch_size: images per optimizer step, over all ranks and micro-batches; None keeps it.
         grad_accum_steps: micro-batches per optimizer step on each rank; None keeps it.
+        explicit: paths of fields that the user has set. The length, the periods and the warm-up
+            keep their values; the learning rate is scaled, as it is for the config's batch.
 
     Raises:
         ConfigError: a value is out of range, or the config has no length to go by.
@@ -63,6 +68,8 @@ def fit_schedule(
     if epochs is not None:
         images = len(instantiate(config.dataloader.train.dataset))
         iterations = max(round(epochs * images / batch), 1)
+    elif "train.max_iter" in explicit:
+        iterations = old_iterations
     elif old_iterations > 0:
         iterations = max(round(old_iterations * before / batch), 1)
     else:
@@ -70,10 +77,12 @@ def fit_schedule(
 
     if old_iterations > 0:
         stretch = iterations / old_iterations
-        _stretch_warmup(config.lr_multiplier, stretch, before / batch)
-        config.train.eval_period = _stretched(config.train.eval_period, stretch)
-        checkpointer = config.train.checkpointer
-        checkpointer.period = _stretched(checkpointer.period, stretch)
+        if "lr_multiplier.warmup_length" not in explicit:
+            _stretch_warmup(config.lr_multiplier, stretch, before / batch)
+        for path in _PERIODS:
+            if path not in explicit:
+                period = OmegaConf.select(config, path)
+                OmegaConf.update(config, path, _stretched(period, stretch))
     config.train.max_iter = iterations
     config.dataloader.train.total_batch_size = batch
     config.optimizer.lr *= batch / before

@@ -94,6 +94,32 @@ def test_schedules_without_steps_are_relative():
     assert rates(config, 0.5) == pytest.approx([0.5])
 
 
+def test_explicit_values_win():
+    config = make_config()
+    values = {
+        "train.max_iter": 1000,
+        "train.eval_period": 70,
+        "train.checkpointer.period": 30,
+        "lr_multiplier.warmup_length": 0.3,
+    }
+    for path, value in values.items():
+        OmegaConf.update(config, path, value)
+    fit_schedule(config, batch_size=16, explicit=values)
+    assert {path: OmegaConf.select(config, path) for path in values} == values
+    # The rate is for the batch of the config.
+    assert config.optimizer.lr == pytest.approx(1.6e-4 / 4)
+
+
+def test_periods_of_an_explicit_length_stay():
+    config = make_config()
+    config.train.max_iter = 1000
+    period = config.train.eval_period
+    fit_schedule(config, batch_size=16, explicit={"train.max_iter"})
+    assert (config.train.max_iter, config.train.eval_period) == (1000, period)
+    # A share of the training that sees as many images as before.
+    assert config.lr_multiplier.warmup_length == pytest.approx(4 * 250 / 67_500)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
