@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mvit_det.benchmarking.memory_estimate import GIB, RESERVE, RESERVE_SHARE, estimate_memory
+from mvit_det.cli.arguments import expand_homes
 from mvit_det.config import build_model, load_config
 from mvit_det.errors import MViTDetError
 
@@ -53,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--size", nargs=2, type=int, default=(800, 1280), metavar=("HEIGHT", "WIDTH"))
     add("--memory", action="store_true", help="estimate the GPU memory of a training")
     add("--opts", nargs="*", default=[], help="overrides of the configs, key.of.field=value")
-    return parser.parse_args()
+    return parser.parse_args(expand_homes(sys.argv[1:]))
 
 
 def count(path: str, size: tuple[int, int], overrides: Sequence[str]) -> list[str]:

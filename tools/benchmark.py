@@ -62,6 +62,7 @@ from mvit_det.benchmarking.runtimes import (
     compare_runtimes,
     format_runtimes,
 )
+from mvit_det.cli.arguments import expand_homes, output_path
 from mvit_det.errors import MViTDetError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,7 +115,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--compile", action="store_true", help="run both sides' backbones through torch.compile")
     add("--threads", type=int, default=0, metavar="N", help="of the CPU; default: PyTorch's")
     add("--repeats", type=int, metavar="N", help="default: 3 to 20, depending on the case")
-    add("--output", type=Path, default=Path("output/benchmark"), metavar="DIR",
+    add("--output", type=output_path, default=Path("output/benchmark"), metavar="DIR",
         help="folder for benchmark.json, .md and .png; default: output/benchmark")  # fmt: skip
 
     sets = parser.add_argument_group("a set of measurements").add_mutually_exclusive_group()
@@ -158,7 +159,7 @@ def parse_arguments() -> argparse.Namespace:
         help="mvit_det: without checkpointing and masking, the default with either of them; "
         "else detectron2, of classifiers timm, of clips torchvision")  # fmt: skip
 
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(expand_homes(sys.argv[1:]))
     chosen = [name for name in CASE_OPTIONS if getattr(arguments, name) is not None]
     if arguments.preset and chosen:
         option = chosen[0].replace("_", "-")

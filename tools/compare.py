@@ -29,6 +29,7 @@ from mvit_det.ablation import (
     paper_tables,
 )
 from mvit_det.benchmarking import provenance
+from mvit_det.cli.arguments import expand_homes, output_path
 from mvit_det.errors import MViTDetError
 
 
@@ -50,9 +51,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--jobs", type=int, default=0, metavar="J",
         help="trainings at a time; default: one per core, up to 4; 1 with CUDA")  # fmt: skip
     add("--device", choices=("cpu", "cuda"), default="")
-    add("--output", type=Path, default=Path("output/compare"), metavar="DIR")
+    add("--output", type=output_path, default=Path("output/compare"), metavar="DIR")
     add("--opts", nargs="+", default=[], help="overrides of all configs, key.of.field=value")
-    return parser.parse_args()
+    return parser.parse_args(expand_homes(sys.argv[1:]))
 
 
 def main() -> None:

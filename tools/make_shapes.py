@@ -5,6 +5,7 @@ import argparse
 import sys
 import time
 
+from mvit_det.cli.arguments import expand_homes, output_path
 from mvit_det.data.shapes import generate_shapes
 
 
@@ -19,7 +20,9 @@ def parse_size(text: str) -> tuple[int, int]:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the script and returns its exit code: 0, or 1 if nothing could be written."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to create")
+    parser.add_argument(
+        "--output", type=output_path, required=True, metavar="DIR", help="folder to create"
+    )
     parser.add_argument("--images", type=int, default=400, metavar="N", help="default: 400")
     parser.add_argument(
         "--size",
@@ -35,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a generated dataset in DIR"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(expand_homes(sys.argv[1:] if arguments is None else arguments))
 
     start = time.perf_counter()
     try:

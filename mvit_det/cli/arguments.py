@@ -1,13 +1,17 @@
 """The argument parser of the commands, and the options that several of them have."""
 
 import argparse
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.urls import is_url
+from ..data.urls import expand_home, is_url
+from ..errors import ConfigError
 
 WIDTH = 100
+_OPTION = re.compile(r"(--?[\w-]+=)?(?=~)")
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,13 +78,30 @@ class Parser(argparse.ArgumentParser):
         )
 
 
+def expand_homes(arguments: Sequence[str]) -> list[str]:
+    """Arguments with the home folder for `~`, where shells leave it: `--data=~/parts`, `'~/a b'`.
+
+    Overrides of a config are expanded with it, as they may hold other values than paths.
+    """
+    parts = (_OPTION.match(each) for each in arguments)
+    return [
+        each[: match.end()] + os.path.expanduser(each[match.end() :]) if match else each
+        for each, match in zip(arguments, parts)
+    ]
+
+
 def output_path(text: str) -> Path:
     """The type of an option for outputs, which are written to files only."""
     if is_url(text):
         raise argparse.ArgumentTypeError(
             f"'{text}' is a URL, and outputs are written to files; name a folder, and upload it"
         )
-    return Path(text)
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty; name a file or a folder")
+    try:
+        return Path(expand_home(text))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

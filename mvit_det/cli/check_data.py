@@ -13,7 +13,7 @@ from ..data.urls import is_url
 from ..data.validation import find_issues
 from ..errors import DatasetError
 from ..visualization import contact_grid
-from .arguments import Parser
+from .arguments import Parser, output_path
 
 EXAMPLES = (
     "{prog} parts/",
@@ -42,7 +42,7 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         help="folder in COCO's, YOLO's, Pascal VOC's or LabelMe's format, data.yaml or COCO's JSON "
         "file")  # fmt: skip
     add("--images", metavar="DIR", help="folder of the images of a JSON file; may be a URL")
-    add("--output", type=Path, metavar="DIR", help="folder for contact_grid.png")
+    add("--output", type=output_path, metavar="DIR", help="folder for contact_grid.png")
     add("--grid-images", type=int, default=12, metavar="N", help="on the grid; default: 12")
     options = parser.parse_args(arguments)
     if options.grid_images < 1:

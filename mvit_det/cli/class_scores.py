@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ..config import find_config
 from ..errors import ConfigError, OutputError
 from ..prediction.classifier import ClassScore, TrainedClassifier
-from .arguments import Parser
+from .arguments import Parser, output_path
 
 FORMATS = (".csv", ".json")
 USAGE = "--config-file CONFIG --input PATH [PATH …] [options]"
@@ -42,7 +42,7 @@ def make_parser(
     parser.add_config()
     add("--input", nargs="+", required=True, metavar="PATH",
         help=f"{inputs}, folders of them, or patterns in quotes")  # fmt: skip
-    add("--output", type=Path, metavar="PATH",
+    add("--output", type=output_path, metavar="PATH",
         help="a .csv or .json file; default: standard output")  # fmt: skip
     add("--top", type=int, default=5, metavar="K", help=f"classes per {unit}; default: 5")
     add("--device", choices=("cpu", "cuda"), help="default: CUDA if available, else the CPU")

@@ -13,6 +13,7 @@ from ..errors import ImageError
 from ..prediction.classifier import ClassScore
 from ..prediction.files import find_inputs, plan
 from ..prediction.video_classifier import ClipScores
+from .arguments import output_path
 from .class_scores import load_classifier, make_parser, open_output, parse, write_output
 
 EXAMPLES = (
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
         unit="clip",
         batch_size=4,
     )
-    parser.add_argument("--draw", type=Path, metavar="PATH",
+    parser.add_argument("--draw", type=output_path, metavar="PATH",
         help="folder, or an .mp4 file, for videos with the best class of each clip")  # fmt: skip
     options = parse(parser, arguments)
     inputs = find_inputs(options.input)

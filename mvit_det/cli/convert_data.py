@@ -1,10 +1,9 @@
 """Converts a dataset to COCO's format."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..data.formats import read_dataset, write_coco
-from .arguments import Parser
+from .arguments import Parser, output_path
 
 EXAMPLES = (
     "{prog} parts/ --output parts_coco",
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     )
     add = parser.add_argument
     add("path", metavar="PATH", help="folder in YOLO's, Pascal VOC's or LabelMe's format")
-    add("--output", required=True, type=Path, metavar="DIR", help="folder for train.json, …")
+    add("--output", required=True, type=output_path, metavar="DIR", help="folder for train.json, …")
     add("--val-fraction", type=float, metavar="SHARE",
         help="of the images to set aside for validation, if there is no such split")  # fmt: skip
     add("--split-seed", type=int, default=0, metavar="K",

@@ -5,7 +5,7 @@ safetensors.
 from collections.abc import Sequence
 
 from ..checkpoint.converting import FORMATS, convert
-from .arguments import Parser
+from .arguments import Parser, output_path
 
 EXAMPLES = (
     "{prog} MViTv2_T_in1k.pyth mvitv2_t.safetensors --to safetensors",
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
         details="exit codes: 0 written; 2 nothing was written, because of a mistake",
     )
     parser.add_argument("input", metavar="INPUT", help="file or URL, in any of the formats")
-    parser.add_argument("output", metavar="OUTPUT", help="file to write")
+    parser.add_argument("output", type=output_path, metavar="OUTPUT", help="file to write")
     parser.add_argument("--to", required=True, choices=FORMATS, metavar="FORMAT",
                         help=f"of OUTPUT: {', '.join(FORMATS)}")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")

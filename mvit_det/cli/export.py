@@ -20,7 +20,7 @@ from ..export.exporting import save_openvino
 from ..export.preparation import takes_videos
 from ..export.quantization import GROUPS, groups_of, quantize
 from ..prediction.files import find_inputs
-from .arguments import Parser
+from .arguments import Parser, output_path
 
 EXAMPLES = (
     "{prog} --config-file output/config.yaml --weights output/model_final.pth \\\n"
@@ -62,7 +62,7 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     add("--format", required=True, choices=FORMATS, help="format of the file")
     add("--size", nargs="+", default=[None], type=parse_size, metavar="HxW",
         help="of the canvas in pixels, one file for each; classifiers have a default")  # fmt: skip
-    add("--output", required=True, type=Path, metavar="PATH",
+    add("--output", required=True, type=output_path, metavar="PATH",
         help="the file to write: .onnx, .xml (openvino) or .pt2 (torch)")  # fmt: skip
     rare("--part", choices=PARTS, default="model",
         help="backbone: a detector's feature maps only; default: model")  # fmt: skip

@@ -94,6 +94,9 @@ def command(name: str, prog: str = "") -> Callable[..., int]:
         arguments = sys.argv[1:] if arguments is None else arguments
         _quieten()
         try:
+            from .arguments import expand_homes
+
+            arguments = expand_homes(arguments)
             module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
             code = module.main(arguments, prog or f"mvit-det {name}")
             sys.stdout.flush()

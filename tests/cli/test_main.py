@@ -5,12 +5,15 @@ import sys
 
 import pytest
 
+from mvit_det.cli.arguments import expand_homes
 from mvit_det.cli.main import COMMANDS, command, main
+from mvit_det.data import generate_shapes
 
 
 def test_the_overview_needs_no_torch(tmp_path):
     program = """
 import sys
+from mvit_det.cli.arguments import expand_homes
 from mvit_det.cli.main import main
 assert main([]) == main(["--help"]) == main(["--version"]) == 0
 assert main(["prdict"]) == 2
@@ -71,6 +74,7 @@ def test_a_missing_detectron2_is_named_with_its_remedy(tmp_path):
 import sys
 for name in ("detectron2", "iopath", "omegaconf", "tabulate", "yaml"):
     sys.modules[name] = None
+from mvit_det.cli.arguments import expand_homes
 from mvit_det.cli.main import COMMANDS, main
 for name in COMMANDS:
     if name not in ("doctor", "install-detectron2", "convert-weights"):
@@ -99,3 +103,36 @@ def test_models_and_configs_are_listed(capsys):
     assert "cascade_mask_rcnn_mvitv2_s" in capsys.readouterr().out
     assert main(["models", "--configs"]) == 0
     assert "shapes/mask_rcnn_mvitv2_pico" in capsys.readouterr().out.splitlines()
+
+
+def test_home_folders_are_found_where_shells_leave_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    generate_shapes(tmp_path / "my shapes" / "train", 1, 64, seed=0)
+    assert main(["convert-data", "~/my shapes", "--output=~/coco"]) == 0
+    assert (tmp_path / "coco" / "train.json").is_file()
+    assert not (tmp_path / "~").exists()
+    assert expand_homes(["~/a", "--b=~/c", "train.output_dir=~/d", "e~/f", "~nobody-has/g"]) == [
+        f"{tmp_path}/a", f"--b={tmp_path}/c", "train.output_dir=~/d", "e~/f", "~nobody-has/g",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/x", "", "~nobody-has-this-name/x"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check-data", "x.json"],
+        ["convert-data", "x"],
+        ["classify", "--config-file=mvitv2_t_in1k", "--input=x"],
+        ["classify-video", "--config-file=video_mvitv2_s_k400", "--input=x"],
+        ["export", "--config-file=mvitv2_t_in1k", "--format=onnx"],
+        ["predict", "--config-file=mask_rcnn_mvitv2_t", "--input=x"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_outputs_that_are_no_paths_are_refused(arguments, output, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, f"--output={output}"])
+    assert "argument --output" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
