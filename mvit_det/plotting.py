@@ -1,6 +1,7 @@
 """Shared style and helpers of the project's plots."""
 
 import contextlib
+import os
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+
+from .data.folders import new_file
 
 # Distinguishable for colour-blind readers (Okabe and Ito's palette, extended).
 COLOURS = (
@@ -39,6 +42,16 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int) -> None:
+    """Writes a figure; an older file stays as it is if that fails.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with new_file(path) as temporary:
+        figure.savefig(temporary, dpi=dpi)
 
 
 @contextlib.contextmanager

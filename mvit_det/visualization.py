@@ -16,6 +16,7 @@ from detectron2.structures import BoxMode
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as mask_util
 
+from .data.folders import new_file
 from .data.images import read_image
 from .drawing import INK, PAPER, draw_captioned
 
@@ -84,7 +85,8 @@ def save_prediction_grid(
 ) -> None:
     """Writes `prediction_grid` to a path, whose extension (.png, .jpg) gives the format."""
     grid = prediction_grid(dataset_name, predictions, num_images, score_threshold)
-    Image.fromarray(grid).save(path)
+    with new_file(path) as temporary:
+        Image.fromarray(grid).save(temporary)
 
 
 def contact_grid(

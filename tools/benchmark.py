@@ -62,8 +62,9 @@ from mvit_det.benchmarking.runtimes import (
     compare_runtimes,
     format_runtimes,
 )
-from mvit_det.cli.arguments import expand_homes, output_path
-from mvit_det.errors import MViTDetError
+from mvit_det.cli.arguments import expand_homes, output_path, prepare_folder
+from mvit_det.cli.main import guarded
+from mvit_det.data.folders import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 # The largest micro-batch of COCO's augmentations, and a usual image.
@@ -274,13 +275,14 @@ def announce(line: str) -> None:
 
 
 def write(folder: Path, name: str, text: str, content: object) -> list[Path]:
-    """Prints the tables and writes them, as Markdown and JSON."""
+    """Prints the tables and writes them, as Markdown and JSON.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
     print(text)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{name}.{extension}" for extension in ("json", "md")]
-    written[0].write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    written[1].write_text(text + "\n", encoding="utf-8")
-    return written
+    texts = {f"{name}.json": json.dumps(content, indent=2), f"{name}.md": text}
+    return [write_text(folder / file, each + "\n") for file, each in texts.items()]
 
 
 def run_gpu(arguments: argparse.Namespace) -> None:
@@ -301,6 +303,7 @@ def run_gpu(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Measures, prints the tables and writes the files."""
     arguments = parse_arguments()
+    prepare_folder(arguments.output)
     if arguments.threads > 0:
         torch.set_num_threads(arguments.threads)
     if arguments.gpu:
@@ -320,7 +323,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MViTDetError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(guarded(main, code=1))

@@ -29,8 +29,9 @@ from mvit_det.ablation import (
     paper_tables,
 )
 from mvit_det.benchmarking import provenance
-from mvit_det.cli.arguments import expand_homes, output_path
-from mvit_det.errors import MViTDetError
+from mvit_det.cli.arguments import expand_homes, output_path, prepare_folder
+from mvit_det.cli.main import guarded
+from mvit_det.data.folders import write_text
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -59,6 +60,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Compares, prints the tables and writes the files."""
     arguments = parse_arguments()
+    prepare_folder(arguments.output)
     settings = Settings(
         output=arguments.output,
         iterations=arguments.iterations,
@@ -82,14 +84,11 @@ def main() -> None:
         "tables": as_json(tables, results),
     }
     written = [arguments.output / f"comparison.{ending}" for ending in ("md", "json", "png")]
-    written[0].write_text(text + "\n", encoding="utf-8")
-    written[1].write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(written[0], text + "\n")
+    write_text(written[1], json.dumps(content, indent=2) + "\n")
     draw(tables, results, written[2])
     print(f"\nWrote {', '.join(map(str, written))}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MViTDetError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(guarded(main, code=1))

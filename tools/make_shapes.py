@@ -6,6 +6,7 @@ import sys
 import time
 
 from mvit_det.cli.arguments import expand_homes, output_path
+from mvit_det.cli.main import guarded
 from mvit_det.data.shapes import generate_shapes
 
 
@@ -68,4 +69,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from ..benchmarking.report import format_table
 from ..errors import ConfigError
 from ..model_zoo import configs_folder
-from ..plotting import COLOURS, new_figure, tidy
+from ..plotting import COLOURS, new_figure, save_figure, tidy
 
 TABLES = ("attention", "position", "pooling", "scales")
 NOTHING = "–"
@@ -211,7 +211,7 @@ def draw(tables: Sequence[Table], results: Mapping[Variant, Result], path: Path)
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
     for axes, table in zip(panels, tables, strict=True):
         _draw_panel(axes, table, results)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def _variant(data: str, model: str, name: str, fields: str, published: float) -> Variant:

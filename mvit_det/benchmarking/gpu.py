@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.folders import write_text
 from .report import format_table, provenance
 
 # Seconds for everything on a GPU; a rehearsal on the CPU may take longer.
@@ -199,7 +200,7 @@ def _write(outcomes: Sequence[Outcome], folder: Path) -> None:
         }
         for outcome in outcomes
     }
-    (folder / "gpu.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "gpu.json", json.dumps(content, indent=2) + "\n")
     machine, versions = content["machine"], content["versions"]
     where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
     paragraphs = [
@@ -212,4 +213,4 @@ def _write(outcomes: Sequence[Outcome], folder: Path) -> None:
         paragraphs.append(outcome.tables)
         if outcome.status in ("failed", "timed out"):
             paragraphs.append(f"```text\n{outcome.output}\n```")
-    (folder / "gpu.md").write_text("\n\n".join(filter(None, paragraphs)) + "\n", encoding="utf-8")
+    write_text(folder / "gpu.md", "\n\n".join(filter(None, paragraphs)) + "\n")

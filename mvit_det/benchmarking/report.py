@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 import mvit_det
 
-from ..plotting import COLOURS, new_figure, tidy
+from ..plotting import COLOURS, new_figure, save_figure, tidy
 from .case import PASSES, SIDES, Case
 from .comparison import NAMES, Row
 from .memory import cores, physical_memory
@@ -126,7 +126,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     case = rows[0].case
     of = f"{case.model}, {case.image_size[0]}²" if case.task == "video" else case.model
     figure.suptitle(f"{of}, {case.dtype}, batch {case.batch}, {case.device.upper()}")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def _format_side(row: Row, side: str) -> str:

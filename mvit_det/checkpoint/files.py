@@ -14,6 +14,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from ..data.folders import new_file
 from ..errors import CheckpointError
 
 _TORCH_LEGACY_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19."
@@ -90,12 +91,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         CheckpointError: the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _sync(temporary, os.O_RDWR)
-        os.replace(temporary, path)
+        with new_file(path) as temporary:
+            yield temporary
+            _sync(temporary, os.O_RDWR)
         if os.name == "posix":
             # Windows cannot open a folder to sync it.
             _sync(path.parent, os.O_RDONLY)
@@ -104,9 +103,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             f"cannot write '{path}' ({error.strerror or error}); make room there, or choose "
             "another folder"
         ) from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 def disk_error(error: Exception) -> OSError | None:

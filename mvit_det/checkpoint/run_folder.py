@@ -181,10 +181,11 @@ class RunFolder:
 
     def remove_unfinished(self) -> None:
         """Deletes temporary files of processes that were killed while they wrote a checkpoint."""
-        for path in self.path.glob(".*.tmp"):
+        for path in self.path.glob(".*.tmp*"):
             if path.is_dir():
                 shutil.rmtree(path)
-            elif ".pth." in path.name:
+            # Of earlier versions: '.model_final.pth.123.tmp'.
+            elif path.name.endswith(".tmp.pth") or ".pth." in path.name:
                 path.unlink()
 
     def _resumable(self) -> list[Path]:

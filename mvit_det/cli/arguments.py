@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.folders import check_writable
 from ..data.urls import expand_home, is_url
-from ..errors import ConfigError
+from ..errors import ConfigError, OutputError
 
 WIDTH = 100
 _OPTION = re.compile(r"(--?[\w-]+=)?(?=~)")
@@ -102,6 +103,21 @@ def output_path(text: str) -> Path:
         return Path(expand_home(text))
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def prepare_folder(folder: Path) -> None:
+    """Creates the folder of `--output`, before anything slow starts.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+    try:
+        check_writable(folder)
+    except OSError as error:
+        reason = "a file has this name" if isinstance(error, FileExistsError) else error.strerror
+        raise OutputError(
+            f"cannot write to the folder '{folder}' ({reason}); name another one with --output"
+        ) from error
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

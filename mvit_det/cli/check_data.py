@@ -7,11 +7,12 @@ from pathlib import Path
 from PIL import Image
 
 from ..data.coco import CocoDataset, read_coco
+from ..data.folders import new_file
 from ..data.formats import Dataset, Split, read_dataset
 from ..data.statistics import count
 from ..data.urls import is_url
 from ..data.validation import find_issues
-from ..errors import DatasetError
+from ..errors import DatasetError, OutputError
 from ..visualization import contact_grid
 from .arguments import Parser, output_path
 
@@ -87,8 +88,14 @@ def _report(
     if options.output is not None:
         records = dataset.records(folder)
         drawn = contact_grid(records, dataset.class_names, options.grid_images)
-        options.output.mkdir(parents=True, exist_ok=True)
         path = options.output / f"{grid}.png"
-        Image.fromarray(drawn).save(path)
+        try:
+            with new_file(path) as temporary:
+                Image.fromarray(drawn).save(temporary)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write '{path}' ({error.strerror or error}); name another folder with "
+                "--output"
+            ) from error
         print(f"\nWrote {path}")
     return 0

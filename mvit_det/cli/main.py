@@ -5,12 +5,15 @@ it is asked for, so that `mvit-det --help` and a typing error do not wait for Py
 """
 
 import difflib
+import errno
 import importlib
+import io
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from .. import __version__
 from ..errors import MViTDetError
@@ -47,10 +50,13 @@ INSTALL = {
     "torch": "PyTorch; install it with 'pip install torch torchvision'",
     "torchvision": "torchvision; install it with 'pip install torch torchvision'",
 }
+# Of the disk, and of a missing folder for temporary files, which name no file.
+_FILE_ERRORS = errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `mvit-det` and returns its exit code."""
+    allow_any_text()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
         print(overview())
@@ -91,36 +97,73 @@ def command(name: str, prog: str = "") -> Callable[..., int]:
     """
 
     def run(arguments: Sequence[str] | None = None) -> int:
-        arguments = sys.argv[1:] if arguments is None else arguments
-        _quieten()
-        try:
+        given = list(sys.argv[1:] if arguments is None else arguments)
+
+        def start() -> int:
             from .arguments import expand_homes
 
-            arguments = expand_homes(arguments)
             module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
-            code = module.main(arguments, prog or f"mvit-det {name}")
-            sys.stdout.flush()
-            return code
-        except MViTDetError as error:
-            if "--debug" in arguments:
-                raise
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+            return module.main(expand_homes(given), prog or f"mvit-det {name}")
+
+        _quieten()
+        try:
+            return guarded(start, debug="--debug" in given)
         except ModuleNotFoundError as error:
             library = (error.name or "").partition(".")[0]
             if library not in INSTALL:
                 raise
             print(f"error: 'mvit-det {name}' needs {INSTALL[library]}", file=sys.stderr)
             return 2
-        except KeyboardInterrupt:
-            print("interrupted; the outputs written so far are kept", file=sys.stderr)
-            return 130
-        except BrokenPipeError:
-            # Python would complain again when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
 
     return run
+
+
+def guarded(start: Callable[[], int | None], code: int = 2, debug: bool = False) -> int:
+    """Runs a program, and turns its errors into one line and an exit code.
+
+    Args:
+        start: the program, which returns its exit code, or None for 0.
+        code: for errors that a user can fix.
+        debug: shows the traceback of such an error instead.
+    """
+    allow_any_text()
+    try:
+        result = start() or 0
+        sys.stdout.flush()
+        return result
+    except MViTDetError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return code
+    except KeyboardInterrupt:
+        print("interrupted; the outputs written so far are kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        is_of_file = error.filename is not None or error.errno in _FILE_ERRORS
+        if debug or not is_of_file:
+            raise
+        where = "" if error.filename is None else f"cannot use '{_shown(error.filename)}': "
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
+        return code
+
+
+def allow_any_text(*streams: Any) -> None:
+    """Has streams escape letters that their encoding lacks, and bytes of paths that are no UTF-8.
+
+    Python raises an error for them, for example in containers whose output is ASCII.
+
+    Args:
+        streams: default: standard output and standard error.
+    """
+    for stream in streams or (sys.stdout, sys.stderr):
+        # Tests and notebooks replace them; None stands for a closed one.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _quieten() -> None:
@@ -129,3 +172,9 @@ def _quieten() -> None:
     # Detectron2 calls torch.meshgrid in a deprecated way.
     warnings.filterwarnings("ignore", "torch.meshgrid")
     logging.getLogger("torch.fx").setLevel(logging.ERROR)
+
+
+def _shown(name: Any) -> str:
+    """A file name for a message, which may be too long to be one."""
+    text = os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else str(name)
+    return text if len(text) <= 300 else f"{text[:200]}…{text[-80:]}"

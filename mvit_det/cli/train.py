@@ -27,6 +27,7 @@ from ..engine import evaluate_checkpoint, launch, train
 from ..errors import ConfigError
 from ..model_zoo import MODELS
 from .arguments import Parser
+from .main import allow_any_text
 
 EXAMPLES = (
     "{prog} --data parts/ --epochs 12 train.output_dir=output/parts",
@@ -150,7 +151,9 @@ def run(arguments: argparse.Namespace) -> None:
             "start (the schedules of the configs are for COCO)"
         )
     prepare_output_dir(config)
-    setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="mvit_det")
+    own = setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="mvit_det")
+    # Detectron2's loggers write to the same log file.
+    allow_any_text(*(getattr(handler, "stream", None) for handler in own.handlers))
     if arguments.data:
         set_dataset(
             config, arguments.data, val_fraction=arguments.val_fraction, seed=arguments.split_seed

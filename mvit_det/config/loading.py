@@ -4,7 +4,6 @@ import builtins
 import difflib
 import logging
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from detectron2.modeling import Backbone
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
+from ..data.folders import check_writable
 from ..data.urls import expand_home, is_url
 from ..errors import ConfigError, DeviceError
 from ..model_zoo import MODELS, config_path, configs_folder, list_configs
@@ -241,10 +241,7 @@ def prepare_output_dir(config: DictConfig) -> None:
             raise OSError("it has no name")
         if is_url(folder):
             raise OSError("it is a URL, and outputs are written to files")
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"1")
-            file.flush()
+        check_writable(folder)
     except OSError as error:
         reason = error.strerror or str(error)
         if isinstance(error, FileExistsError):

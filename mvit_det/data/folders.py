@@ -1,12 +1,14 @@
-"""Where datasets are, and folders of generated files, which appear once they are complete."""
+"""Where datasets are, and files and folders that appear once they are complete."""
 
+import csv
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
-from ..errors import DatasetError
+from ..errors import DatasetError, OutputError
 from .urls import is_url
 
 
@@ -27,6 +29,74 @@ def local_folder(folder: str | os.PathLike[str]) -> Path:
             "environment variable DETECTRON2_DATASETS to a folder, such as './datasets'"
         )
     return Path(folder).absolute()
+
+
+@contextmanager
+def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary path with the same extension, and renames it to `path` at the end.
+
+    Readers of `path` see the old file or the new one, never half of it. An exception, as on a full
+    disk, deletes the temporary file and keeps the old one.
+
+    Args:
+        path: to create, with its folder, or to replace; a link stays one.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    # Not the whole name: it may be as long as the file system allows.
+    temporary = target.with_name(f".{target.stem[:50]}.{os.getpid()}.tmp{target.suffix}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Writes text in UTF-8, all or nothing; returns the path.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        with new_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write '{path}' ({error.strerror or error}); make room there, or name another "
+            "folder"
+        ) from error
+    return Path(path)
+
+
+def write_rows(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV file in UTF-8, all or nothing.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with new_file(path) as temporary, open_csv(temporary) as file:
+        csv.writer(file).writerows(rows)
+
+
+def open_csv(path: str | os.PathLike[str]) -> TextIO:
+    """Opens a CSV file to write, in UTF-8; bytes of paths that are no UTF-8 are escaped."""
+    return open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Creates a folder, and checks that files can be written there, before anything slow starts.
+
+    Raises:
+        OSError: they cannot.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"1")
+        file.flush()
 
 
 @contextmanager

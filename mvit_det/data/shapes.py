@@ -21,7 +21,7 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from .coco import load_coco_records
-from .folders import datasets_folder, local_folder, new_folder
+from .folders import datasets_folder, local_folder, new_file, new_folder
 from .shape_scene import CATEGORIES, SURFACES, SceneObject, draw_scene
 from .urls import absolute, join
 
@@ -219,9 +219,8 @@ def _load_lvis(name: str, split: str, root: str) -> list[dict[str, Any]]:
     folder, path = Path(root), Path(f"{root}_lvis.json")
     if not path.exists():
         dataset = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps(to_lvis(dataset)), encoding="utf-8")
-        unfinished.replace(path)
+        with new_file(path) as unfinished:
+            unfinished.write_text(json.dumps(to_lvis(dataset)), encoding="utf-8")
     return load_lvis_records(path, str(folder), name)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..evaluation import TASK_NAMES
-from ..plotting import COLOURS, any_text, list_lines, new_figure, say, tidy
+from ..plotting import COLOURS, any_text, list_lines, new_figure, save_figure, say, tidy
 
 # Metrics of an evaluation to draw.
 SUMMARIES = ("AP", "PQ")
@@ -49,7 +49,7 @@ def save_training_plot(metrics_path: str | Path, output_path: str | Path) -> Non
         for axes in figure.axes:
             axes.set_xlim(0, 1.03 * max(last, 1))
             axes.set_xlabel("Iteration")
-        figure.savefig(output_path, dpi=100)
+        save_figure(figure, output_path, dpi=100)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

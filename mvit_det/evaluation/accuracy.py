@@ -1,6 +1,5 @@
 """Top-1 and top-5 accuracy of image classification, with tables and plots by class."""
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from ..data.folders import write_rows
 from ..data.labelled_files import load_files
 from ..data.videos import read_preview
 from ..errors import ImageError
-from ..plotting import any_text, new_figure, shorten
+from ..plotting import any_text, new_figure, save_figure, shorten
 from .plots import draw_confusion
 
 logger = logging.getLogger(__name__)
@@ -113,10 +113,8 @@ class AccuracyEvaluator(DatasetEvaluator):
             folder: an existing one.
         """
         folder = Path(folder)
-        with open(folder / "accuracy.csv", "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["class", "images", "top1", "top5", "most_confused_with"])
-            writer.writerows(self._rows())
+        header = ["class", "images", "top1", "top5", "most_confused_with"]
+        write_rows(folder / "accuracy.csv", [header, *self._rows()])
         draw_confusion(self.confusion, self.class_names, folder / "confusion_matrix.png")
         if self.mistakes:
             self._draw_mistakes(folder / "worst_mistakes.png")
@@ -153,7 +151,7 @@ class AccuracyEvaluator(DatasetEvaluator):
                 except ImageError:
                     # Gone since it was evaluated; the caption still says which class it was.
                     continue
-            figure.savefig(path, dpi=100)
+            save_figure(figure, path, dpi=100)
 
 
 def _worst(mistakes: list[Mistake]) -> list[Mistake]:

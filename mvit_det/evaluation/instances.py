@@ -11,6 +11,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
+from ..data.folders import new_file
 from .metrics import TASK_NAMES
 
 logger = logging.getLogger(__name__)
@@ -78,8 +79,8 @@ class InstanceEvaluator(DatasetEvaluator):
         """Writes the predictions on some images to a file in the output folder, if there is one."""
         if self.output_dir:
             path = Path(self.output_dir, file_name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(predictions), encoding="utf-8")
+            with new_file(path) as temporary:
+                temporary.write_text(json.dumps(predictions), encoding="utf-8")
             logger.info("Saved the predictions on %d images to '%s'", num_images, path)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..plotting import COLOURS, any_text, list_lines, new_figure, say, shorten, tidy
+from ..plotting import COLOURS, any_text, list_lines, new_figure, save_figure, say, shorten, tidy
 from .metrics import RECALLS, TASK_NAMES, TaskEvaluation
 
 # Title and IoU of each criterion, None for the mean of all IoUs. Means of all classes are drawn in
@@ -53,7 +53,7 @@ def draw_precision_recall(evaluations: Mapping[str, TaskEvaluation], path: Path)
             axes.set_ylabel("Precision (%)")
         for axes in panels[-1]:
             axes.set_xlabel("Recall (%)")
-        figure.savefig(path, dpi=120)
+        save_figure(figure, path, dpi=120)
 
 
 def draw_ap_by_class(evaluations: Mapping[str, TaskEvaluation], path: Path) -> None:
@@ -83,7 +83,7 @@ def draw_ap_by_class(evaluations: Mapping[str, TaskEvaluation], path: Path) -> N
         if missing:
             heading += f"; without objects: {missing} of {len(first.class_names)} classes"
         figure.suptitle(heading)
-        figure.savefig(path, dpi=110)
+        save_figure(figure, path, dpi=110)
 
 
 def draw_confusion(
@@ -119,7 +119,7 @@ def draw_confusion(
             axes.set_yticks(range(len(labels)), labels, fontsize=8)
         bar = figure.colorbar(image, ax=axes, shrink=0.6)
         bar.set_label(f"{item} (%)")
-        figure.savefig(path, dpi=100)
+        save_figure(figure, path, dpi=100)
 
 
 def _draw_mean_curves(axes: Axes, evaluation: TaskEvaluation) -> None:

@@ -1,6 +1,5 @@
 """The files of an evaluation: metrics by class as JSON, CSV and plots."""
 
-import csv
 import json
 import logging
 import math
@@ -12,6 +11,7 @@ from typing import Any
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from ..data.folders import new_file, write_rows
 from .accuracy import AccuracyEvaluator
 from .coco import COCOEvaluator
 from .matching import CONFUSION_THRESHOLD, IOU, Matches
@@ -73,7 +73,9 @@ def write_json(
             report[task] = {**row, "classes": []}
         else:
             report[task]["classes"].append({"class": name, **row})
-    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_csv(
@@ -91,21 +93,17 @@ def write_csv(
         matches: by task.
     """
     rows = list(_rows(evaluations, matches))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: "" if _is_nan(value) else value for key, value in row.items()})
+    columns = list(rows[0])
+    cells = [[row.get(column, math.nan) for column in columns] for row in rows]
+    write_rows(path, [columns, *(["" if _is_nan(cell) else cell for cell in row] for row in cells)])
 
 
 def _save_confusion(matches: Matches, class_names: Sequence[str], folder: Path) -> None:
     """Writes the confusion matrix of detections as CSV and PNG."""
     counts = matches.confusion()
     names = [*class_names, "background"]
-    with (folder / "confusion_matrix.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["true class", *names])
-        writer.writerows([name, *row] for name, row in zip(names, counts.tolist()))
+    rows = [["true class", *names], *([name, *row] for name, row in zip(names, counts.tolist()))]
+    write_rows(folder / "confusion_matrix.csv", rows)
     draw_confusion(
         counts,
         names,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..data.folders import new_file
 from ..errors import ImageError
 
 
@@ -145,7 +146,7 @@ def _save_png(pixels: np.ndarray, path: str | Path) -> None:
     if path.suffix.lower() != ".png":
         raise ImageError(f"cannot write '{path}': a map of segments needs the extension .png")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
+        with new_file(path) as temporary:
+            Image.fromarray(pixels).save(temporary)
     except OSError as error:
         raise ImageError(f"cannot write '{path}' ({error.strerror or error})") from error

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..data.folders import open_csv
 from ..errors import ConfigError, OutputError
 from .ranks import Rank
 
@@ -200,7 +201,7 @@ class PartialResults:
             if write_csv:
                 path = self._own.with_suffix(".csv")
                 renames[path] = self.results.with_suffix(".csv")
-                rows = stack.enter_context(open(path, "w", encoding="utf-8", newline=""))
+                rows = stack.enter_context(open_csv(path))
                 table = csv.DictWriter(rows, CSV_COLUMNS, extrasaction="ignore")
                 table.writeheader()
             separator = "[\n"

@@ -12,6 +12,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
 
+from ..data.folders import new_file
 from ..detection.masks import RLEMasks
 from ..drawing import draw_instances, draw_stuff
 from ..errors import ConfigError, ImageError
@@ -154,11 +155,11 @@ class Prediction:
         """
         path = Path(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix.lower() == ".json":
-                path.write_text(json.dumps(self.to_coco(image_id)), encoding="utf-8")
-            else:
-                Image.fromarray(self.draw()).save(path, quality=95)
+            with new_file(path) as temporary:
+                if path.suffix.lower() == ".json":
+                    temporary.write_text(json.dumps(self.to_coco(image_id)), encoding="utf-8")
+                else:
+                    Image.fromarray(self.draw()).save(temporary, quality=95)
         except OSError as error:
             raise ImageError(f"cannot write '{path}' ({error.strerror or error})") from error
         except ValueError as error:

@@ -26,6 +26,7 @@ from ..config import find_config
 from ..config.custom_dataset import PATHS
 from ..config.image_folders import FOLDERS
 from ..config.validation import locate_target
+from ..data.folders import new_file
 from ..errors import CheckpointError, ConfigError, OutputError
 from .classifier import Classifier
 from .predictor import Predictor
@@ -95,11 +96,13 @@ def save_pretrained(
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / WEIGHTS) as path:
             save_file(tensors, path, metadata={"format": "pt"})
-        (folder / CONFIG).write_text(text, encoding="utf-8")
-        if image.is_file():
-            shutil.copyfile(image, folder / IMAGE)
         card = _card(folder, model, metrics, licence, has_image=image.is_file())
-        (folder / CARD).write_text(card, encoding="utf-8")
+        for name, content in ((CONFIG, text), (CARD, card)):
+            with new_file(folder / name) as path:
+                path.write_text(content, encoding="utf-8")
+        if image.is_file():
+            with new_file(folder / IMAGE) as path:
+                shutil.copyfile(image, path)
     except OSError as error:
         raise OutputError(
             f"cannot write the model to '{folder}' ({error.strerror or error}); name another folder"

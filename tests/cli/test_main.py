@@ -1,5 +1,7 @@
 """The console command: its help, its errors, and one real call of each command."""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -136,3 +138,40 @@ def test_outputs_that_are_no_paths_are_refused(arguments, output, tmp_path, monk
         main([*arguments, f"--output={output}"])
     assert "argument --output" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check-data", "x" * 300],
+        ["convert-data", "x" * 300, "--output", "out"],
+        ["predict", "--config-file", "mask_rcnn_mvitv2_t", "--input", "x" * 300],
+        ["train", "--config-file", "x" * 300],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_names_that_are_too_long_are_one_line(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "File name too long" in error
+
+
+def test_output_needs_no_utf8(tmp_path):
+    """Class names, names of files and our own dashes are printed as escapes."""
+    generate_shapes(tmp_path / "shapes", 1, 64, seed=0)
+    path = tmp_path / "shapes" / "annotations.json"
+    content = json.loads(path.read_text())
+    content["categories"][0]["name"] = "\u5706\U0001f534"
+    path.write_text(json.dumps(content))
+    moved = os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcll\xff")
+    (tmp_path / "shapes").rename(moved)
+    done = subprocess.run(
+        [sys.executable, "-m", "mvit_det.cli", "check-data", moved],
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        cwd=tmp_path, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert rb"\u5706\U0001f534" in done.stdout
+    assert b"Traceback" not in done.stderr

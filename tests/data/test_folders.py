@@ -6,13 +6,13 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mvit_det.data import generate_shapes
-from mvit_det.data.folders import datasets_folder
+from mvit_det.data.folders import datasets_folder, new_file, write_text
 from mvit_det.data.image_folder import ImageFolder
 from mvit_det.data.labelled_files import register_generated
 from mvit_det.data.moving_shapes import generate_moving_shapes
 from mvit_det.data.shape_classes import generate_shape_classes
 from mvit_det.data.shapes import GENERATED, register_shapes
-from mvit_det.errors import DatasetError
+from mvit_det.errors import DatasetError, OutputError
 
 URL = "s3://bucket/sets"
 
@@ -63,3 +63,36 @@ def test_registered_datasets_are_not_generated_at_a_url(tmp_path, monkeypatch):
         monkeypatch.delenv("DETECTRON2_DATASETS")
         register_shapes()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_keeps_the_old_one(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("old")
+
+    def write():
+        with new_file(path) as temporary:
+            temporary.write_text("ne")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert path.read_text() == "old"
+    with new_file(path) as temporary:
+        assert temporary.suffix == ".csv"
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_may_be_behind_a_link_and_have_the_longest_name(tmp_path):
+    target, link = tmp_path / f"{'ü' * 120}.json", tmp_path / "link.json"
+    link.symlink_to(target)
+    assert write_text(link, "\udcff") == link
+    assert link.is_symlink()
+    assert target.read_text() == "\\udcff"
+
+
+def test_folders_without_room_are_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file"):
+        write_text(tmp_path / "file" / "x.txt", "")

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import DatasetError, OutputError
 from ..coco import image_path, read_json
+from ..folders import new_file
 from ..urls import expand_home, is_url
 from .dataset import SPLIT_NAMES, Dataset, Split, split_named
 from .labelme import is_labelme, read_labelme
@@ -70,10 +71,8 @@ def write_coco(dataset: Dataset, folder: str | os.PathLike[str]) -> dict[str, Pa
     for name, split in dataset.splits.items():
         path = Path(folder) / f"{name}.json"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(split.content), encoding="utf-8")
-            temporary.replace(path)
+            with new_file(path) as temporary:
+                temporary.write_text(json.dumps(split.content), encoding="utf-8")
         except OSError as error:
             raise OutputError(f"cannot write '{path}' ({error.strerror or error})") from error
         files[name] = path
