@@ -19,6 +19,7 @@ from .clip_datasets import read_clips
 from .folders import local_folder, new_folder
 from .labelled_files import register_generated
 from .shape_scene import CATEGORIES, FINENESS, draw_colour, draw_texture, shape_outline
+from .videos import check_video_path
 
 # The property that changes one way, and the direction.
 MOTIONS = {
@@ -159,6 +160,7 @@ def _fill(frame: np.ndarray, corners: np.ndarray, colour: np.ndarray) -> np.ndar
 
 
 def _write(path: Path, frames: np.ndarray) -> None:
+    check_video_path(path)
     size = frames.shape[2], frames.shape[1]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), RATE, size)
     for frame in frames:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from ..errors import ImageError
-from .videos import VideoReader
+from .videos import VideoReader, check_video_path
 
 # MPEG-4, which OpenCV's wheels write on every platform and players read.
 CODEC = "mp4v"
@@ -40,6 +40,7 @@ class VideoWriter:
         if self._writer is None:
             height, width = frame.shape[:2]
             codec = cv2.VideoWriter.fourcc(*CODEC)
+            check_video_path(self.path)
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._writer = cv2.VideoWriter(str(self.path), codec, self.rate, (width, height))

@@ -48,6 +48,7 @@ class VideoReader:
         self.path = Path(path)
         if not self.path.is_file():
             raise ImageError(f"there is no video '{path}'; check the path")
+        check_video_path(path)
         self._capture = _open(path, threads)
         if not self._capture.isOpened():
             raise ImageError(
@@ -188,6 +189,20 @@ def count_frames(path: str | Path) -> int:
     if not count:
         raise ImageError(f"the video '{path}' has no readable frame; download or record it again")
     return count
+
+
+def check_video_path(path: str | Path) -> None:
+    """Refuses a path that is not UTF-8, at which OpenCV crashes.
+
+    Raises:
+        ImageError: names the path.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ImageError(
+            f"the path of the video {str(path)!r} is not UTF-8, which OpenCV cannot open; rename it"
+        ) from error
 
 
 def _open(path: str | Path, threads: int = 0) -> cv2.VideoCapture:

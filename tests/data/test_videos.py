@@ -1,6 +1,7 @@
 """Reading chosen frames of a video: in one pass, whatever its header says."""
 
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from mvit_det.data import videos
+from mvit_det.data.video_writer import VideoWriter
 from mvit_det.data.videos import VideoReader, read_frames, read_preview
 from mvit_det.errors import ImageError
 
@@ -109,3 +111,13 @@ def test_chosen_real_frames_equal_those_of_reading_all(gestures):
     )
     for index, frame in zip((0, 17, 5, 50), chosen):
         np.testing.assert_array_equal(frame, frames[index])
+
+
+def test_a_path_that_is_not_utf8_is_refused(video, tmp_path):
+    """OpenCV crashes there."""
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")
+    shutil.copy(video, path)
+    with pytest.raises(ImageError, match=r"udcff\.mp4"):
+        VideoReader(path)
+    with pytest.raises(ImageError, match=r"udcff\.mp4"):
+        VideoWriter(path, 25.0).write(np.zeros((16, 16, 3), np.uint8))
