@@ -61,7 +61,10 @@ class Statistics:
             f"{self.images} images ({self.images_without_objects} without objects), "
             f"{objects} objects and {crowds} crowds in {len(self.classes)} classes"
         )
-        classes = [(each.name, each.objects, each.crowds, each.images) for each in self.classes]
+        # Line breaks and bars would end a cell of the table.
+        names = [" ".join(each.name.split()).replace("|", "\\|") for each in self.classes]
+        counts = [(each.objects, each.crowds, each.images) for each in self.classes]
+        classes = [(name, *row) for name, row in zip(names, counts)]
         rows = {
             "objects per image": self.objects_per_image,
             "side of a box (√area)": self.box_sides,
@@ -80,7 +83,13 @@ class Statistics:
         return "\n\n".join(
             [
                 overview,
-                tabulate(classes, ["class", "objects", "crowds", "images"], tablefmt="github"),
+                # Names such as '007' are no numbers.
+                tabulate(
+                    classes,
+                    ["class", "objects", "crowds", "images"],
+                    tablefmt="github",
+                    disable_numparse=[0] if classes else False,
+                ),
                 tabulate(
                     distributions,
                     ["", *QUANTILES],

@@ -19,6 +19,7 @@ from ..data.coco import CocoDataset, read_coco
 from ..data.urls import is_url
 from ..data.validation import is_area
 from ..errors import DatasetError
+from ..plotting import shorten
 from .instances import InstanceEvaluator, for_task
 from .matching import Matches
 from .metrics import METRICS, TASK_NAMES, TaskEvaluation
@@ -221,11 +222,16 @@ def _summarized(task: str, evaluation: TaskEvaluation) -> dict[str, float]:
             (name, evaluation.metrics(index)["AP"])
             for index, name in enumerate(evaluation.class_names)
         ]
-        cells = list(itertools.chain.from_iterable(by_class))
+        cells = [each for name, ap in by_class for each in (_cell(name), f"{ap:.3f}")]
         columns = min(6, len(cells))
         rows = itertools.zip_longest(*(cells[start::columns] for start in range(columns)))
         headers = ["category", "AP"] * (columns // 2)
-        table = tabulate(rows, headers, tablefmt="pipe", floatfmt=".3f", numalign="left")
+        table = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
         logger.info("AP by category for %s:\n%s", task, table)
         results.update({f"AP-{name}": ap for name, ap in by_class})
     return results
+
+
+def _cell(name: str) -> str:
+    """A class name for a Markdown table."""
+    return shorten(name).replace("|", "\\|")

@@ -71,3 +71,15 @@ def test_unusable_annotations_are_skipped(dataset):
 def test_nothing_at_all():
     statistics = count({"images": [], "annotations": [], "categories": []})
     assert str(statistics).startswith("0 images (0 without objects), 0 objects and 0 crowds in 0")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("007", "007"), ("1e5", "1e5"), ("a\n b", "a b"), ("a|b", r"a\|b"), ("", "")],
+)
+def test_a_class_may_have_any_name(name, shown, dataset):
+    dataset["categories"][1]["name"] = name
+    lines = str(count(dataset)).splitlines()
+    table = [line for line in lines if line.startswith("| ") and line.count(" | ") == 3]
+    assert len(table) == 1 + len(dataset["categories"])
+    assert table[1].split(" | ")[0].strip("| ") == shown
