@@ -23,8 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mvit_det.benchmarking.memory_estimate import GIB, RESERVE, RESERVE_SHARE, estimate_memory
 from mvit_det.cli.arguments import expand_homes
+from mvit_det.cli.main import guarded
 from mvit_det.config import build_model, load_config
-from mvit_det.errors import MViTDetError
+from mvit_det.errors import ConfigError
+from mvit_det.modeling.clip_classifier import ClipClassifier
 
 # Modules of each part, of which a detector has some.
 PARTS = {
@@ -32,6 +34,7 @@ PARTS = {
     "proposals": ("proposal_generator",),
     "heads": ("roi_heads", "head", "sem_seg_head"),
 }
+SMALLEST = 32  # pixels, the total stride of the backbone
 HEADER = ["config", "parameters (M)", *(f"{part} (G)" for part in (*PARTS, "all"))]
 STATE = {"parameters": "parameters", "gradients": "gradients", "optimizer": "optimizer",
          "ema": "EMA", "activations_once": "activations, once"}  # fmt: skip
@@ -44,6 +47,13 @@ FORMULA = (
 )
 
 
+def parse_side(text: str) -> int:
+    """Reads a side in pixels, which is at least `SMALLEST`."""
+    if not text.isdecimal() or int(text) < SMALLEST:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of pixels of at least {SMALLEST}")
+    return int(text)
+
+
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
@@ -51,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("configs", nargs="+", metavar="CONFIG", help="LazyConfig files")
-    add("--size", nargs=2, type=int, default=(800, 1280), metavar=("HEIGHT", "WIDTH"))
+    add("--size", nargs=2, type=parse_side, default=(800, 1280), metavar=("HEIGHT", "WIDTH"))
     add("--memory", action="store_true", help="estimate the GPU memory of a training")
     add("--opts", nargs="*", default=[], help="overrides of the configs, key.of.field=value")
     return parser.parse_args(expand_homes(sys.argv[1:]))
@@ -68,16 +78,18 @@ def count(path: str, size: tuple[int, int], overrides: Sequence[str]) -> list[st
         config.model.proposal_generator.nms_thresh = 1.0
     torch.manual_seed(0)
     model = build_model(config).eval()
+    if isinstance(model, ClipClassifier):
+        raise ConfigError(f"'{path}' is a classifier of videos; this tool counts models of images")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     counts = count_multiply_adds(model, size)
     return [Path(path).stem, f"{parameters / 1e6:.1f}", *map(format_billions, counts)]
 
 
 def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> list[float]:
-    """Multiply-adds of a forward pass, by part of the detector and in total.
+    """Multiply-adds of a forward pass, by part of a detector and in total.
 
     Args:
-        model: a detector in evaluation mode.
+        model: a detector or an image classifier, in evaluation mode.
         size: height and width of the image in pixels.
     """
     image = {"image": torch.rand(3, *size) * 255}
@@ -90,7 +102,7 @@ def count_multiply_adds(model: nn.Module, size: tuple[int, int]) -> list[float]:
         sum(sum(counts.get(f"{root}.{name}", {}).values()) for name in names) / 2
         for names in PARTS.values()
     ]
-    return [*found, sum(found)]
+    return [*found, counter.get_total_flops() / 2]
 
 
 def format_billions(number: float) -> str:
@@ -101,7 +113,10 @@ def format_billions(number: float) -> str:
 
 def estimate(path: str, size: tuple[int, int], overrides: Sequence[str]) -> list[str]:
     """A row of memory, in GiB."""
-    estimated = estimate_memory(load_config(path, overrides), size)
+    config = load_config(path, overrides)
+    if "classifier" in config.model:
+        raise ConfigError(f"'{path}' is a classifier; --memory estimates the training of detectors")
+    estimated = estimate_memory(config, size)
     return [
         Path(path).stem,
         *(f"{getattr(estimated, field) / GIB:.2f}" for field in STATE),
@@ -116,14 +131,11 @@ def main() -> None:
     arguments = parse_arguments()
     size = tuple(arguments.size)
     row, header = (estimate, MEMORY_HEADER) if arguments.memory else (count, HEADER)
-    try:
-        rows = [row(path, size, arguments.opts) for path in arguments.configs]
-    except MViTDetError as error:
-        sys.exit(f"error: {error}")
+    rows = [row(path, size, arguments.opts) for path in arguments.configs]
     print(tabulate(rows, header, tablefmt="github", disable_numparse=arguments.memory))
     if arguments.memory:
         print(f"\n{FORMULA.format(size=f'{size[0]} × {size[1]}')}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main, code=1))

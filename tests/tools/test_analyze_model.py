@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = [str(ROOT / "configs" / "shapes" / f"{name}_mvitv2_pico.py")
            for name in ("mask_rcnn", "cascade_mask_rcnn", "retinanet")]  # fmt: skip
 
+CLASSIFIER = str(ROOT / "configs" / "shapes" / "classifier_mvitv2_pico.py")
+
 
 @pytest.fixture
 def rows_of(monkeypatch, capsys):
@@ -20,7 +22,10 @@ def rows_of(monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["analyze_model.py", *arguments])
-        runpy.run_path(str(ROOT / "tools" / "analyze_model.py"), run_name="__main__")
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / "tools" / "analyze_model.py"), run_name="__main__")
+        if stopped.value.code:
+            raise stopped.value
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
         return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -55,6 +60,30 @@ def test_memory(rows_of):
     assert float(total) == pytest.approx(expected, abs=0.1)
 
 
-def test_errors_are_one_sentence(rows_of):
-    with pytest.raises(SystemExit, match="^error: .*missing.py"):
+def test_errors_are_one_sentence(rows_of, capsys):
+    with pytest.raises(SystemExit, match="1"):
         rows_of("missing.py")
+    assert "missing.py" in capsys.readouterr().err
+
+
+def test_a_classifier_has_a_total(rows_of):
+    ((_, parameters, *_, total),) = rows_of(CLASSIFIER, "--size", "64", "64")
+    assert float(parameters) > 0
+    # Twice the sides, four times the tokens: a little more, as attention grows faster.
+    ((*_, larger),) = rows_of(CLASSIFIER, "--size", "128", "128")
+    assert 4 * float(total) < float(larger) < 8 * float(total)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["shapes/video_mvitv2_pico"], "video_mvitv2_pico"),
+        ([CLASSIFIER, "--memory"], "--memory"),
+        ([CLASSIFIER, "--size", "0", "64"], "'0'"),
+        ([CLASSIFIER, "--size", "64", "-5"], "'-5'"),
+    ],
+)
+def test_models_and_sizes_that_cannot_be_counted_are_refused(arguments, named, rows_of, capsys):
+    with pytest.raises(SystemExit):
+        rows_of(*arguments)
+    assert named in capsys.readouterr().err
