@@ -134,7 +134,7 @@ def test_a_missing_config_file_is_named(capsys):
         (["nowhere.py"], "nowhere.py"),
         ([PICO, "--train-json", "a.json"], "--epochs 12"),
         ([PICO, "--epochs", "2", "train.max_iter=4"], "--epochs and train.max_iter"),
-        ([PICO, "--weights", "a.pth", "train.init_checkpoint=b.pth"], "--weights and train.init"),
+        ([PICO, "--device", "cpu", "train.device=cuda"], "--device and train.device"),
     ],
 )
 def test_mistakes_that_are_found_before_anything_is_written(arguments, value):
