@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.config import instantiate
-from packaging.version import Version
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -223,21 +222,12 @@ def run_on_cuda_without_data(run, model, shape):
             assert any("EfficientAttention" in name for name in names)
 
 
-# 2.9 aborts the process there.
-needs_autocast_without_cuda = pytest.mark.skipif(
-    Version(torch.__version__) < Version("2.15"),
-    reason="autocast to CUDA without CUDA was tried with PyTorch 2.15, and aborts with 2.9",
-)
-
-
-@needs_autocast_without_cuda
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.get("mask_padding")], ids=str)
 def test_backbone_on_cuda_without_data(variant):
     model = MViTv2(**PICO, **variant)
     run_on_cuda_without_data(model, model, (2, 3, 70, 100))
 
 
-@needs_autocast_without_cuda
 def test_masked_padding_on_cuda_without_data():
     """With sizes given: finding them reads the images."""
 
@@ -246,7 +236,6 @@ def test_masked_padding_on_cuda_without_data():
     run_on_cuda_without_data(run, model, (2, 3, 70, 100))
 
 
-@needs_autocast_without_cuda
 def test_detector_on_cuda_without_data():
     """Backbone, FPN and the heads of the RPN: then boxes are chosen by their scores."""
     model = instantiate(load_config(CONFIGS / "shapes/mask_rcnn_mvitv2_pico.py").model)
@@ -260,7 +249,6 @@ def test_detector_on_cuda_without_data():
     run_on_cuda_without_data(run, parts, (2, 3, 96, 128))
 
 
-@needs_autocast_without_cuda
 @pytest.mark.parametrize("class_token", [False, True])
 def test_classifier_on_cuda_without_data(class_token):
     model = mvit_det.mvitv2_t(
