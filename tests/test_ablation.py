@@ -167,6 +167,7 @@ def test_plot_has_a_panel_for_each_table(tmp_path):
     assert sizes[1][0] == 2 * sizes[0][0]
 
 
+@pytest.mark.slow
 def test_equal_configs_are_trained_once(monkeypatch, shapes_root, tmp_path):
     """Decomposed positions, and full with residual pooling, are the same model."""
     trained = []
@@ -203,6 +204,7 @@ def run_tool(monkeypatch, *arguments):
     runpy.run_path(str(ROOT / "tools" / "compare.py"), run_name="__main__")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_images")
 def test_from_training_to_files(tmp_path, monkeypatch, capsys):
     hwin = "model.backbone.bottom_up.attention=hwin"

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).resolve().parents[1] / "mvit_det"
 # From the bottom up; modules of one layer may import one another.
 LAYERS = (
@@ -50,6 +52,7 @@ def test_imports_point_down():
     assert upward == []
 
 
+@pytest.mark.slow
 def test_prediction_needs_no_training_code():
     program = "import sys, mvit_det.prediction; print('mvit_det.engine' in sys.modules)"
     result = subprocess.run(

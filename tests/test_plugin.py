@@ -26,8 +26,14 @@ def test_importing_the_package_loads_neither_torch_nor_detectron2():
         "import mvit_det; from detectron2.modeling import BACKBONE_REGISTRY",
         "import warnings; warnings.simplefilter('ignore')\n"
         "from detectron2.modeling import BACKBONE_REGISTRY; import mvit_det",
-        "import mvit_det.data.lvis; from detectron2.modeling import BACKBONE_REGISTRY",
-        "import mvit_det.backbone; from detectron2.modeling import BACKBONE_REGISTRY",
+        pytest.param(
+            "import mvit_det.data.lvis; from detectron2.modeling import BACKBONE_REGISTRY",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "import mvit_det.backbone; from detectron2.modeling import BACKBONE_REGISTRY",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["mvit_det first", "detectron2 first", "datasets first", "backbone first"],
 )
@@ -38,6 +44,7 @@ print("build_mvitv2_fpn_backbone" in BACKBONE_REGISTRY, "shapes_val" in DatasetC
     assert run(program) == "True True\n"
 
 
+@pytest.mark.slow
 def test_datasets_of_classifiers_are_known_without_their_configs():
     names = ["moving_shapes_val", "shape_classes_val", "kinetics400_val"]
     program = f"from mvit_det.data.catalog import check_datasets; print(check_datasets({names}))"

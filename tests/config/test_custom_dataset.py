@@ -367,6 +367,7 @@ def test_other_detectors_train(path, masks, tasks, own):
     assert set(evaluate_checkpoint(config)) == tasks
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shapes_root")
 def test_lists_of_datasets_train(tmp_path):
     overrides = [

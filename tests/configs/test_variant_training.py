@@ -27,6 +27,12 @@ TASKS = {
     "shapes/panoptic_fpn_mvitv2_pico": {"bbox", "segm", "sem_seg"},
     "shapes/mask_rcnn_mvitv2_pico_lvis": {"bbox", "segm"},
 }
+SLOW = (
+    "COCO/mask_rcnn_mvitv1_t",
+    "COCO/mask_rcnn_vit_b",
+    "COCO/mask_rcnn_vit_b_single_scale",
+    "COCO/panoptic_fpn_mvitv2_t",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +82,9 @@ def use_generated_data(config):
     config.dataloader.train.total_batch_size = 2
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in TASKS]
+)
 def test_two_iterations(name, tmp_path):
     config = load_config(CONFIGS / f"{name}.py")
     shrink(config)

@@ -254,6 +254,7 @@ def test_an_interrupted_run_leaves_nothing_half_made(tmp_path, stop_signal):
     assert len(images(output)) == 2
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_share_one_dataset(tmp_path):
     code = (
         "import sys; from mvit_det.data import shapes; shapes.SPLITS['shapes_val'] = (30, 1);"

@@ -24,6 +24,7 @@ def test_the_tables_are_those_of_the_schema():
         assert table in text, entry
 
 
+@pytest.mark.slow
 def test_everything_on_the_page_runs(run_page, tmp_path, capsys):
     # Few images, to evaluate them quickly.
     for seed, (split, count) in enumerate({"train": 16, "val": 4}.items()):

@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from detectron2.config import instantiate
 
@@ -17,6 +18,7 @@ from mvit_det.data.videos import VideoReader
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_custom_dataset(run_page, write_parts, tmp_path, monkeypatch):
     write_parts(tmp_path)
     # A small model in the place of the page's, and its weights where the download would be.

@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from PIL import Image
@@ -28,6 +29,7 @@ def write_training(folder):
     LazyConfig.save(config, str(folder / "config.yaml"))
 
 
+@pytest.mark.slow
 def test_prediction(run_page, tmp_path, monkeypatch, capsys):
     write_training(tmp_path / "output")
     generate_shapes(tmp_path / "shapes", num_images=4, size=(64, 96), seed=0)

@@ -63,6 +63,7 @@ def test_estimates_add_up_and_leave_memory_free():
         assert float(row["parameters"]) == round(total_bytes(model.parameters()) / GIB, 2)
 
 
+@pytest.mark.slow
 def test_commands(run_text, write_parts, tmp_path, capsys):
     write_parts(tmp_path)
     # A small model in the place of the page's, smaller images to estimate its memory for, fewer

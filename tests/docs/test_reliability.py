@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
 from mvit_det.data import generate_shapes
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_reliability(run_page, tmp_path):
     for split, number in (("train", 8), ("val", 2)):
         generate_shapes(tmp_path / "shapes" / split, number, 64, seed=0)

@@ -305,6 +305,7 @@ def test_a_training_that_cannot_go_on_says_why(case, run, request, tmp_path):
         assert all(tensor.isfinite().all() for tensor in weights.tensors.values())
 
 
+@pytest.mark.slow
 def test_a_process_that_loads_images_is_killed(run, tmp_path):
     process = run.start(
         tmp_path,
@@ -329,6 +330,7 @@ def test_a_process_that_loads_images_is_killed(run, tmp_path):
     assert not other.is_running()
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_processes_stops_as_one_to_the_trainer(run, tmp_path):
     """As Slurm, systemd and Ctrl-C in a terminal send it."""
     process = run.start(tmp_path, "train.max_iter=100000", "dataloader.train.num_workers=2")

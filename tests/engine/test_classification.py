@@ -93,6 +93,7 @@ def test_a_classifier_of_folders_is_trained_evaluated_and_used(folders, trained)
     assert load(trained)["class_names"] == sorted(COLOURS)
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_bit_for_bit(folders, trained, tmp_path):
     process = start(folders, tmp_path, "train.ema.enabled=True")
     for line in process.stdout:
@@ -105,6 +106,7 @@ def test_a_killed_training_resumes_bit_for_bit(folders, trained, tmp_path):
     assert differences(load(tmp_path), load(trained)) == []
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one_does(folders, tmp_path):
     # Without mixing, which pairs images of a rank, and erasing, which is drawn per micro-batch.
     plain = [f"model.{name}=0.0" for name in ("mixup", "cutmix", "random_erasing")]
@@ -145,6 +147,7 @@ def test_a_detector_starts_from_the_blocks_of_a_classifier(trained):
         assert torch.equal(filled[name], weights[f"classifier.{name}"]), name
 
 
+@pytest.mark.slow
 def test_weights_for_other_classes_get_a_new_head(folders, trained, tmp_path):
     for name in ("blue", "red"):
         for split in ("train", "val"):

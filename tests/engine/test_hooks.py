@@ -163,6 +163,7 @@ def test_early_stopping_ends_with_the_last_evaluation(tmp_path, caplog):
     assert "after iteration 8: no better bbox/AP than 30.00 (iteration 4, " in message
 
 
+@pytest.mark.slow
 def test_without_early_stopping_or_with_patience_a_training_is_complete(tmp_path):
     for number, patience in enumerate((0, 3)):
         seen, results = run(tmp_path / str(number), 12, FALLING, patience=patience)

@@ -44,9 +44,8 @@ def run_script(name, *arguments, launcher=TORCHRUN):
     return process.returncode, process.stdout
 
 
-@pytest.mark.parametrize(
-    ("ending", "code"), [("succeeds", 0), pytest.param("fails", 1, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("ending", "code"), [("succeeds", 0), ("fails", 1)])
 @pytest.mark.parametrize("launcher", ["torchrun", "detectron2"])
 def test_no_thread_outlives_the_process_group(launcher, ending, code):
     """A thread of gloo that frees a tensor while Python shuts down aborts the process."""
@@ -60,6 +59,7 @@ def test_no_thread_outlives_the_process_group(launcher, ending, code):
     assert printed.count("gloo threads: []") == printed.count("gloo threads: "), printed
 
 
+@pytest.mark.slow
 def test_the_full_state_of_a_sharded_training_is_in_the_main_process_alone(tmp_path):
     """With sharded checkpoints it is nowhere. The state is four times the size of the model."""
     if not Path("/proc/self/clear_refs").exists():
@@ -84,7 +84,10 @@ def start_regression(launcher, *arguments):
     )
 
 
-@pytest.mark.parametrize(("parallel", "grad_accum_steps"), [("ddp", 2), ("fsdp", 2)])
+@pytest.mark.parametrize(
+    ("parallel", "grad_accum_steps"),
+    [("ddp", 2), pytest.param("fsdp", 2, marks=pytest.mark.slow)],
+)
 def test_two_processes_train_as_one_does_with_the_whole_batch(parallel, grad_accum_steps, tmp_path):
     train(tmp_path / "one", 1)
     process = start_regression(TORCHRUN, tmp_path / "two", str(grad_accum_steps), parallel)
@@ -118,6 +121,7 @@ def one_process(run, tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 def test_a_detector_trained_by_two_processes(run, one_process, tmp_path):
     """Equals the one that one process trains in two parts: all that is random is the same.
 
@@ -142,6 +146,7 @@ def test_a_detector_trained_by_two_processes(run, one_process, tmp_path):
     assert "Saved the predictions on 3 images" in evaluated
 
 
+@pytest.mark.slow
 def test_a_sharded_training_goes_on_in_one_piece_and_the_other_way_round(
     run, one_process, tmp_path
 ):
@@ -165,6 +170,7 @@ def test_a_sharded_training_goes_on_in_one_piece_and_the_other_way_round(
     assert found["trainer"]["optimizer"].keys() == expected["trainer"]["optimizer"].keys()
 
 
+@pytest.mark.slow
 def test_a_dying_process_ends_all_with_one_sentence(run, tmp_path):
     process = run.start(tmp_path, *LAUNCHER, "train.max_iter=100000")
     read_until("Saved", process)
@@ -190,6 +196,7 @@ def test_a_signal_stops_all_processes_with_one_checkpoint(run, tmp_path):
     assert f"stopped by SIGTERM after iteration {last['iteration'] + 1}" in printed
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_several_processes_stops_all(run, tmp_path):
     """As where one of several machines is taken away."""
     process = run.start(tmp_path, *LAUNCHER, "train.max_iter=100000")

@@ -17,9 +17,8 @@ def test_a_killed_training_goes_on_bit_for_bit(moment, run, unbroken, tmp_path):
     assert differences(load(tmp_path), unbroken) == []
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_training_goes_on_bit_for_bit(number, run, unbroken, tmp_path):
     # At any moment from the first step on.
     code, printed = run.signal_at(number, "Training from iteration 0", tmp_path)
@@ -33,6 +32,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(number, run, unbroken, tmp_path)
     assert differences(load(tmp_path), unbroken) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_no_training_before_its_last_checkpoint(run, tmp_path):
     """Files may grow to two megabytes here, and a checkpoint would be larger."""
     code, printed = run(

@@ -197,6 +197,7 @@ def test_the_images_of_a_url_are_checked(dataset, tmp_path, capsys):
         assert "/val/000002.png" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_standard_datasets_may_be_at_a_url(dataset, tmp_path):
     pytest.importorskip("aiohttp")
     (tmp_path / "coco" / "annotations").mkdir(parents=True)

@@ -90,6 +90,7 @@ def test_a_resumed_training_is_bit_for_bit_the_same(trained, clips, tmp_path):
     assert differences(load(tmp_path), load(output)) == []
 
 
+@pytest.mark.slow
 def test_two_ranks_evaluate_as_one_does(trained, clips, tmp_path):
     output, _ = trained
     weights = f"train.init_checkpoint={output / 'model_final.pth'}"

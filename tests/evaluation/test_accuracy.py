@@ -129,6 +129,7 @@ def crop_by_hand(image, crop):
     return image.crop((left, top, left + SIZE, top + SIZE))
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_a_plain_loop(tmp_path, monkeypatch):
     """With both crops, and a number of images that neither ranks nor batches divide."""
     generator = np.random.default_rng(0)

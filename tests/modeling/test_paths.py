@@ -22,6 +22,7 @@ def assert_features_equal(actual, expected, tolerance):
         assert (actual[name] - features).norm() <= tolerance * features.norm(), name
 
 
+@pytest.mark.slow
 def test_compiled_with_dynamic_sizes_gives_the_same_features():
     """Two blocks, with windows and global; with dynamic sizes, each takes seconds to compile."""
     torch._dynamo.reset()

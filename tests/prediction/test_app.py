@@ -159,6 +159,7 @@ def test_a_video_is_shown_frame_by_frame(visit, predictor):
     assert not visit.tab.is_visible("#draw")
 
 
+@pytest.mark.slow
 def test_uploads_are_deleted(browser, predictor, trained, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setattr("mvit_det.prediction.app.KEPT_SECONDS", 8)

@@ -373,6 +373,7 @@ print((expected - scores).abs().max().item() < 1e-6)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_works_after_a_fork(pico, tmp_path):
     LazyConfig.save(pico[0], str(tmp_path / "config.yaml"))

@@ -81,6 +81,7 @@ def test_there_and_back(saved):
     assert (folder / "predictions.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_hub(saved, tmp_path):
     """Upload and download, each in a process whose hub is the server."""
     _, _, folder = saved

@@ -35,6 +35,7 @@ def cases_of(monkeypatch):
     return parse
 
 
+@pytest.mark.slow
 def test_a_whole_run(run_tool, tmp_path, capsys):
     """A table, a plot, and all figures with machine and versions."""
     run_tool(
@@ -101,6 +102,7 @@ def test_a_run_of_runtimes(run_tool, tmp_path, capsys):
     assert (tmp_path / "runtimes.md").read_text().strip() in table
 
 
+@pytest.mark.slow
 def test_clip_lengths_make_a_plot(run_tool, tmp_path, capsys):
     run_tool(
         *("--task", "video", "--size", "pico", "--image-size", 32, 32, "--clip-lengths", 2, 4),
@@ -178,6 +180,7 @@ def test_the_quick_preset_is_the_default(cases_of):
     assert len(cases_of()) < len(cases_of("--preset", "full"))
 
 
+@pytest.mark.slow
 def test_tools_run_without_psutil():
     """It is in the extra `dev` only, and these tools are for every installation."""
     config = "configs/shapes/mask_rcnn_mvitv2_pico.py"

@@ -96,7 +96,11 @@ def test_trains_and_evaluates_on_real_images(detector, small_coco, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "value"),
     [
-        (["--config-file", "mask_rcnn_mvitv2_t"], "instances_train2017.json"),
+        pytest.param(
+            ["--config-file", "mask_rcnn_mvitv2_t"],
+            "instances_train2017.json",
+            marks=pytest.mark.slow,
+        ),
         (["--config-file", PICO, "train.init_checkpoint=nowhere.pth"], "'nowhere.pth'"),
     ],
 )

@@ -21,6 +21,7 @@ def main():
     return lambda *arguments: module.main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_runs_as_a_script(tmp_path):
     done = subprocess.run(
         [sys.executable, SCRIPT, "--output", tmp_path / "set", "--images", "2"],
