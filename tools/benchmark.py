@@ -15,6 +15,7 @@ tools/benchmark.py --sweep                           from 256² to 2048² pixels
 tools/benchmark.py --attention --dtype bf16          the attention kernels, on a model's shapes
 tools/benchmark.py --recipes configs/COCO/recipes/*.py --device cuda
 tools/benchmark.py --runtime                         PyTorch, ONNX Runtime and OpenVINO
+tools/benchmark.py --runtime --task video            the same for a video classifier
 tools/benchmark.py --gpu                             tests and all tables of a GPU, in ten minutes
 
 Both sides run by turns. The table shows medians and, in brackets, the minimum and the maximum of
@@ -56,7 +57,6 @@ from mvit_det.benchmarking.case import BASELINES, TASKS
 from mvit_det.benchmarking.loading import compare_loaders
 from mvit_det.benchmarking.recipes import format_recipes, measure_recipes
 from mvit_det.benchmarking.runtimes import (
-    PARTS,
     RUNTIMES,
     RuntimeRow,
     compare_runtimes,
@@ -75,7 +75,7 @@ CASE_OPTIONS = (
     "task", "image_size", "batch", "dtype", "what", "detector", "checkpoint", "mask_padding",
     "against",
 )  # fmt: skip
-RUNTIME_OPTIONS = ("image_size", "detector")
+RUNTIME_OPTIONS = ("task", "image_size", "detector")
 
 
 def parse_what(text: str) -> tuple[str, ...]:
@@ -125,7 +125,8 @@ def parse_arguments() -> argparse.Namespace:
     sets.add_argument("--sweep", action="store_true",
         help="grow the image as far as memory allows, and draw a plot")  # fmt: skip
     sets.add_argument("--runtime", type=parse_runtimes, nargs="?", const=RUNTIMES, metavar="NAMES",
-        help="inference on the CPU, of detector and backbone (with --detector of the first only), "
+        help="inference on the CPU, of detector and backbone (with --detector of the first only) "
+        "or with --task video of a video classifier, "
         f"in these runtimes, separated by commas; default: {','.join(RUNTIMES)}")  # fmt: skip
     sets.add_argument("--attention", action="store_true",
         help="compare the attention kernels on the shapes of a model's blocks")  # fmt: skip
@@ -168,6 +169,8 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.runtime and (others := [name for name in chosen if name not in RUNTIME_OPTIONS]):
         option = others[0].replace("_", "-")
         parser.error(f"argument --{option}: not allowed with argument --runtime")
+    if arguments.runtime and arguments.task == "classification":
+        parser.error("argument --task: --runtime measures detection or video")
     if arguments.runtime and arguments.device == "cuda":
         parser.error("argument --runtime: measures on the CPU only")
     if arguments.repeats is not None and arguments.repeats < 1:
@@ -233,13 +236,18 @@ def measure(cases: Sequence[Case], is_sweep: bool) -> Iterator[Row]:
 def measure_runtimes(arguments: argparse.Namespace) -> list[RuntimeRow]:
     """Measures the runtimes of the command line."""
     rows: list[RuntimeRow] = []
-    for image_size in arguments.image_size or [(800, 1216)]:
+    parts, default_size = ("detector", "backbone"), (800, 1216)
+    if arguments.task == "video":
+        parts, default_size = ("video",), (224, 224)
+    elif arguments.detector:
+        parts = ("detector",)
+    for image_size in arguments.image_size or [default_size]:
         announce(f"Measuring {', '.join(arguments.runtime)} …")
         rows += compare_runtimes(
             arguments.size,
             tuple(image_size),
             arguments.output / "models",
-            parts=("detector",) if arguments.detector else PARTS,
+            parts=parts,
             runtimes=arguments.runtime,
             repeats=arguments.repeats or 5,
             threads=arguments.threads,

@@ -1,4 +1,4 @@
-"""Inference of one detector in PyTorch, ONNX Runtime and OpenVINO, side by side on the CPU."""
+"""Inference of a model in PyTorch, ONNX Runtime and OpenVINO, side by side on the CPU."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,14 +22,14 @@ from ..model_zoo import configs_folder
 from ..runtime import Metadata, OnnxPredictor, OpenVinoPredictor
 from ..runtime.preprocessing import letterbox
 from ..runtime.sessions import OnnxSession, OpenVinoSession, Session, import_extra
-from .case import DETECTOR_SIZES
+from .case import DETECTOR_SIZES, VIDEO_SIZES
 from .comparison import alternate
 from .report import format_seconds, format_table
 
 PYTORCH = ("pytorch", "pytorch compiled", "pytorch bf16")
 OPENVINO = ("openvino", "openvino bf16", "openvino int8")
 RUNTIMES = (*PYTORCH, "onnxruntime", *OPENVINO)
-PARTS = ("detector", "backbone")
+PARTS = ("detector", "backbone", "video")
 # Images for int8's calibration; enough for times, which do not depend on the ranges.
 CALIBRATION = 2
 
@@ -41,11 +41,11 @@ class RuntimeRow:
     """Times of one runtime.
 
     Attributes:
-        part: "detector" or "backbone".
+        part: one of `PARTS`.
         runtime: one of `RUNTIMES`.
-        latencies: seconds for one image, of all repeats.
-        throughput: images per second with as many requests at a time as the runtime prefers;
-            None where that is one.
+        latencies: seconds for one image or clip, of all repeats.
+        throughput: images or clips per second with as many requests at a time as the runtime
+            prefers; None where that is one.
     """
 
     part: str
@@ -59,18 +59,18 @@ def compare_runtimes(
     image_size: tuple[int, int],
     folder: Path,
     *,
-    parts: Sequence[str] = PARTS,
+    parts: Sequence[str] = ("detector", "backbone"),
     runtimes: Sequence[str] = RUNTIMES,
     repeats: int = 5,
     threads: int = 0,
 ) -> Iterator[RuntimeRow]:
-    """Measures runtimes by turns, on one image as large as the canvas.
+    """Measures runtimes by turns, on one image as large as the canvas, or one clip.
 
     A detector gets weights with which it finds as many instances as it may return, and its time
-    includes pasting their masks.
+    includes pasting their masks. That of a video classifier is the model's alone.
 
     Args:
-        size: of the model, one of `DETECTOR_SIZES`.
+        size: of the model, one of `DETECTOR_SIZES`, or of `VIDEO_SIZES`.
         image_size: height and width in pixels.
         folder: for exported files, which later runs with the same versions use again.
         parts: some of `PARTS`.
@@ -82,18 +82,19 @@ def compare_runtimes(
         A row for each part and runtime.
 
     Raises:
-        ConfigError: there is no Mask R-CNN of the size.
+        ConfigError: there is no Mask R-CNN or video model of the size.
         ExportError: the image size does not fit the model, or an extra is not installed.
     """
-    if size not in DETECTOR_SIZES:
-        raise ConfigError(
-            f"there is no Mask R-CNN of size {size}; there are {', '.join(DETECTOR_SIZES)}"
-        )
-    image = np.random.default_rng(0).integers(0, 256, (*image_size, 3)).astype(np.uint8)
     for part in parts:
+        kind, sizes = ("Mask R-CNN", DETECTOR_SIZES)
+        if part == "video":
+            kind, sizes = ("video model", VIDEO_SIZES)
+        if size not in sizes:
+            raise ConfigError(f"there is no {kind} of size {size}; there are {', '.join(sizes)}")
         files = folder / f"{part}-{size}-{image_size[0]}x{image_size[1]}"
         files.mkdir(parents=True, exist_ok=True)
         exportable = _prepare(size, image_size, part, files)
+        image = _noise(exportable)
         runs = {name: _make_run(name, exportable, image, threads, files) for name in runtimes}
         latencies = alternate(runs, repeats, warmup=1)
         del runs
@@ -122,17 +123,23 @@ def format_runtimes(rows: Iterable[RuntimeRow]) -> str:
                 "" if row.throughput is None else f"{row.throughput:.2f}",
             ]
         )
-    header = ["of", "runtime", "latency", "speed-up", "images/s in streams"]
+    unit = "clips" if {row.part for row in rows} == {"video"} else "images"
+    header = ["of", "runtime", "latency", "speed-up", f"{unit}/s in streams"]
     return format_table(header, lines)
 
 
 def _prepare(size: str, image_size: tuple[int, int], part: str, folder: Path) -> Exportable:
-    kind = "shapes" if size == "pico" else "COCO"
-    config = load_config(configs_folder() / kind / f"mask_rcnn_mvitv2_{size}.py")
+    is_video = part == "video"
+    if size == "pico":
+        name = "shapes/video_mvitv2_pico.py" if is_video else "shapes/mask_rcnn_mvitv2_pico.py"
+    else:
+        name = f"Kinetics/mvitv2_{size}.py" if is_video else f"COCO/mask_rcnn_mvitv2_{size}.py"
+    config = load_config(configs_folder() / name)
     torch.manual_seed(0)
     model: Any = instantiate(config.model)
-    # Certain of most regions, so that there are more instances than may be returned.
-    model.roi_heads.box_predictor.cls_score.weight.data.mul_(100)
+    if not is_video:
+        # Certain of most regions, so that there are more instances than may be returned.
+        model.roi_heads.box_predictor.cls_score.weight.data.mul_(100)
     torch.save({"model": model.state_dict()}, folder / "weights.pth")
     return prepare(
         config,
@@ -140,6 +147,17 @@ def _prepare(size: str, image_size: tuple[int, int], part: str, folder: Path) ->
         size=image_size,
         part="backbone" if part == "backbone" else "model",
     )
+
+
+def _noise(exportable: Exportable) -> np.ndarray:
+    """An image as large as the canvas, (H, W, 3) uint8, or a clip, (1, 3, T, S, S) uint8."""
+    image = exportable.example()["image"][:1].numpy()
+    return image if image.ndim == 5 else np.ascontiguousarray(image[0].transpose(1, 2, 0))
+
+
+def _inputs(image: np.ndarray, metadata: Metadata) -> list[np.ndarray]:
+    """The inputs of an exported file."""
+    return [image] if image.ndim == 5 else list(letterbox(image, metadata))
 
 
 def _path(name: str, exportable: Exportable, image: np.ndarray, folder: Path) -> Path:
@@ -182,16 +200,19 @@ def _make_run(
         predictor = predictor_class(path, **options)
         return lambda: predictor(image)
     session = (OpenVinoSession if name in OPENVINO else OnnxSession)(path, **options)
-    inputs = letterbox(image, exportable.metadata)
+    inputs = _inputs(image, exportable.metadata)
     return lambda: session.run(*inputs)
 
 
 def _pytorch_run(name: str, exportable: Exportable, image: np.ndarray) -> Run:
     model: Any = exportable.model
     graph: Any = exportable.graph
-    canvas = torch.from_numpy(letterbox(image, exportable.metadata)[0])
+    canvas = torch.from_numpy(_inputs(image, exportable.metadata)[0])
     is_detector = exportable.metadata.task == "detection"
+    # What runs in the autocast type and can be compiled; of a video classifier that is all.
     backbone: nn.Module = model.backbone if is_detector else model
+    if exportable.metadata.task == "video_classification":
+        backbone = model.classifier
     compiled = torch.compile(backbone) if name == "pytorch compiled" else backbone
 
     @contextmanager
@@ -223,7 +244,7 @@ def _throughput(path: Path, name: str, image: np.ndarray, threads: int, repeats:
     session = OpenVinoSession(
         path, precision=precision, threads=threads, options={"PERFORMANCE_HINT": "THROUGHPUT"}
     )
-    inputs = list(letterbox(image, session.metadata))
+    inputs = _inputs(image, session.metadata)
     queue = openvino.AsyncInferQueue(session.compiled)
     for _ in range(len(queue)):
         queue.start_async(inputs)

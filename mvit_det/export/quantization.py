@@ -52,8 +52,9 @@ def quantize(
 
     Args:
         path: an `.xml` file in fp32 that `tools/export.py` wrote.
-        sources: images, as paths or arrays, or paths of videos, whose first clips are used, for
-            calibration; some dozens that look like those in use.
+        sources: images or videos for calibration, some dozens that look like those in use: paths,
+            of videos for their first clips; images as arrays (H, W, 3), or clips as arrays
+            (views, 3, T, S, S).
         keep: names of `GROUPS` that stay in higher precision.
 
     Returns:
@@ -89,7 +90,8 @@ def quantize(
 
 
 def _inputs(source: Any, metadata: Metadata) -> list[np.ndarray]:
-    """The inputs of the model for an image, or for the first clip of a video."""
+    """The inputs of the model for an image, a clip, or the first clip of a video."""
     if metadata.task == "video_classification":
-        return [next(read_clips(source, metadata)).views]
+        is_clip = isinstance(source, np.ndarray)
+        return [source if is_clip else next(read_clips(source, metadata)).views]
     return prepare_inputs(load_image(source), metadata)

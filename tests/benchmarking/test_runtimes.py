@@ -36,6 +36,18 @@ def test_runtimes_are_measured_and_files_are_kept(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.xml")} == files
 
 
+@pytest.mark.slow
+def test_video_classifiers_are_measured(tmp_path):
+    for library in ("onnxscript", "openvino", "nncf"):
+        pytest.importorskip(library)
+    runtimes = ["pytorch", "pytorch bf16", "openvino", "openvino int8"]
+    options = dict(parts=["video"], runtimes=runtimes, repeats=2, threads=1)
+    rows = list(compare_runtimes("pico", (32, 32), tmp_path, **options))
+    assert [(row.part, row.runtime) for row in rows] == [("video", name) for name in runtimes]
+    assert [bool(row.throughput) for row in rows] == [False, False, True, True]
+    assert "clips/s in streams" in format_runtimes(rows)
+
+
 def test_speed_ups_are_over_pytorch_in_the_same_type():
     rows = [
         RuntimeRow("detector", "pytorch", (4.0, 5.0, 6.0)),
@@ -59,9 +71,13 @@ def test_speed_ups_are_over_pytorch_in_the_same_type():
 
 
 @pytest.mark.parametrize(
-    ("size", "image_size", "error", "named"),
-    [("l", SIZE, ConfigError, "size l"), ("pico", (50, 96), ExportError, "50x96")],
+    ("part", "size", "image_size", "error", "named"),
+    [
+        ("detector", "l", SIZE, ConfigError, "size l"),
+        ("video", "t", SIZE, ConfigError, "size t"),
+        ("detector", "pico", (50, 96), ExportError, "50x96"),
+    ],
 )
-def test_what_does_not_fit_is_named(size, image_size, error, named, tmp_path):
+def test_what_does_not_fit_is_named(part, size, image_size, error, named, tmp_path):
     with pytest.raises(error, match=named):
-        list(compare_runtimes(size, image_size, tmp_path, runtimes=["pytorch"]))
+        list(compare_runtimes(size, image_size, tmp_path, parts=[part], runtimes=["pytorch"]))

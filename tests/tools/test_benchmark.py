@@ -128,6 +128,10 @@ def test_an_error_is_one_sentence_without_a_traceback(run_tool):
         (["--what", "speed"], "'speed' is none of forward, train, memory"),
         (["--checkpoint", "scale9"], "'scale9' is none of scale2, scale3, scale4, scale5, all"),
         (["--runtime", "tensorrt"], "'tensorrt' is none of pytorch, "),
+        (
+            ["--runtime", "--task", "classification"],
+            "--task: --runtime measures detection or video",
+        ),
         (["--runtime", "--batch", "2"], "--batch: not allowed with argument --runtime"),
         (["--repeats", "0"], "--repeats: must be positive, not 0"),
         (["--clip-lengths", "8"], "--clip-lengths: needs --task video"),
