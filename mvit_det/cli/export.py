@@ -11,6 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ..config import find_config
+from ..data.clip_cutting import STILL_EXTENSIONS
 from ..data.videos import VIDEO_EXTENSIONS
 from ..errors import ImageError
 from ..export import FORMATS, PARTS, Exportable, compare, export, prepare
@@ -107,19 +108,18 @@ def find_sources(names: list[str] | None, are_videos: bool) -> list[Path | str]:
     Raises:
         ImageError: a name stands for none of them, or for no file at all.
     """
+    others = STILL_EXTENSIONS if are_videos else VIDEO_EXTENSIONS
     found: dict[Path | str, None] = {}
     for name in names or []:
         files = find_inputs([name])
-        kept = [path for path in files if _is_video(path) == are_videos]
+        kept = [path for path in files if not str(path).lower().endswith(others)]
         if not kept:
-            kinds = ("an image", "videos") if are_videos else ("a video", "images")
-            raise ImageError(f"'{files[0]}' is {kinds[0]}, but the model takes {kinds[1]}")
+            kind, expected = ("an image", "videos") if are_videos else ("a video", "images")
+            raise ImageError(
+                f"'{files[0]}' is {kind}, but the model takes {expected}; name {expected} instead"
+            )
         found.update(dict.fromkeys(kept))
     return list(found)
-
-
-def _is_video(path: Path | str) -> bool:
-    return isinstance(path, Path) and path.suffix.lower() in VIDEO_EXTENSIONS
 
 
 def check(exportable: Exportable, path: Path, sources: list[Path | str]) -> bool:

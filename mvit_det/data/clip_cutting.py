@@ -16,6 +16,9 @@ from .videos import VideoReader, count_frames
 
 logger = logging.getLogger(__name__)
 
+# Images are videos of one frame to OpenCV; only a GIF may be an animation.
+STILL_EXTENSIONS = tuple(name for name in IMAGE_EXTENSIONS if name != ".gif")
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -47,7 +50,7 @@ def cut_clips(
     Raises:
         ImageError: the video is missing, is an image, or no frame of it can be read.
     """
-    if Path(video).suffix.lower() in IMAGE_EXTENSIONS:
+    if Path(video).suffix.lower() in STILL_EXTENSIONS:
         raise ImageError(f"'{video}' is an image, and the model takes videos; name a video")
     with VideoReader(video) as reader:
         if isinstance(sampling, DenseSampling):

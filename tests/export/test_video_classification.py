@@ -21,6 +21,7 @@ from mvit_det.runtime import (
 )
 from mvit_det.runtime.__main__ import main as runtime_main
 from mvit_det.runtime.sessions import OnnxSession, OpenVinoSession
+from tests.data.test_videos import gestures  # noqa: F401
 from tests.export.detectors import make_video_classifier
 from tests.export.test_runtime import run_without_torch
 from tests.prediction.test_video_classifier import write_noise
@@ -104,6 +105,16 @@ def test_files_are_compared_with_pytorch(trained, files, video):
     differences = compare(exportable, OnnxSession(files / "v2.onnx"), [video])
     assert differences.changed > 0
     assert not differences.are_within_limits
+
+
+def test_real_videos(trained, files, gestures):  # noqa: F811
+    exportable = prepare(*trained["v2"])
+    videos = sorted(gestures.glob("*.mkv"))[:4]
+    for session in (OnnxSession(files / "v2.onnx"), OpenVinoSession(files / "v2.xml")):
+        differences = compare(exportable, session, videos)
+        assert differences.count > 8
+        assert differences.changed == 0
+        assert differences.score < 1e-5
 
 
 @pytest.mark.parametrize(
