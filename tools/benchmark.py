@@ -236,12 +236,11 @@ def measure(cases: Sequence[Case], is_sweep: bool) -> Iterator[Row]:
 def measure_runtimes(arguments: argparse.Namespace) -> list[RuntimeRow]:
     """Measures the runtimes of the command line."""
     rows: list[RuntimeRow] = []
-    parts, default_size = ("detector", "backbone"), (800, 1216)
-    if arguments.task == "video":
-        parts, default_size = ("video",), (224, 224)
-    elif arguments.detector:
-        parts = ("detector",)
-    for image_size in arguments.image_size or [default_size]:
+    is_video = arguments.task == "video"
+    parts = ["video"] if is_video else ["detector"]
+    if not (is_video or arguments.detector):
+        parts.append("backbone")
+    for image_size in arguments.image_size or [(224, 224) if is_video else (800, 1216)]:
         announce(f"Measuring {', '.join(arguments.runtime)} …")
         rows += compare_runtimes(
             arguments.size,

@@ -28,8 +28,7 @@ EXAMPLES = (
     "      --format openvino --size 800x1344 --output detector.xml --check photos",
     "{prog} --config-file … --weights … --format openvino --size 800x1344 \\\n"
     "      --output detector.xml --int8 photos --evaluate",
-    "{prog} --config-file mvitv2_t_in1k --format onnx --output classifier.onnx",
-    "{prog} --config-file video_mvitv2_s_k400 --format openvino --output clips.xml --check videos",
+    "{prog} --config-file video_mvitv2_s_k400 --format onnx --output clips.onnx",
 )
 DETAILS = """\
 Files have a fixed size, into which images are fitted with their aspect ratio kept. Of several sizes
@@ -71,12 +70,11 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         help="lowest score that the file can return, 0 to 1; default: the config's")  # fmt: skip
     rare("--opset", type=int, default=18, metavar="N", help="of ONNX, 18 or higher; default: 18")
     add("--check", nargs="+", metavar="PATH",
-        help="images, for video classifiers videos, folders or patterns: compare the file with "
-        "PyTorch on them")  # fmt: skip
+        help="images or videos, folders or patterns: compare the file with PyTorch")  # fmt: skip
     add("--evaluate", action="store_true",
         help="evaluate PyTorch and the files as the config says, and print a table")  # fmt: skip
     add("--int8", nargs="+", metavar="PATH",
-        help="images or videos, some hundred, with which to quantise an OpenVINO file")  # fmt: skip
+        help="some hundred images or videos, to quantise an OpenVINO file with")  # fmt: skip
     rare("--keep", nargs="+", default=[], choices=GROUPS, metavar="GROUP",
         help=f"layers that --int8 leaves in higher precision, of {', '.join(GROUPS)}")  # fmt: skip
     rare("--measure-groups", action="store_true",
