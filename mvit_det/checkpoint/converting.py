@@ -4,12 +4,11 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .files import atomic_path, save_torch
+from .files import atomic_path, save_safetensors, save_torch
 from .formats import Weights, to_slowfast, to_timm, to_torchvision, torchvision_shape
 from .loading import check_finite, read_weights
 from .matching import KeyStatus, LoadReport
@@ -98,7 +97,7 @@ def convert(
         if to == "detectron2":
             _write_pickle(tensors, weights, temporary)
         elif output.suffix == ".safetensors":
-            safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
+            save_safetensors(tensors, temporary)
         else:
             save_torch({"model_state": tensors} if to == "slowfast" else tensors, temporary)
     return report

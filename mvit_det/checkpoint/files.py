@@ -130,6 +130,24 @@ def save_torch(data: Any, path: Path) -> None:
         raise
 
 
+def save_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """`safetensors.torch.save_file` that raises the operating system's error.
+
+    Others may read the file, if the umask lets them: safetensors 0.8 writes it for its owner only.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    try:
+        safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+        os.umask(umask := os.umask(0o077))
+        path.chmod(0o666 & ~umask)
+    except safetensors.SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
+
+
 def _check_sums(path: Path) -> None:
     """Verifies the checksums of a file, which PyTorch writes and does not read."""
     try:

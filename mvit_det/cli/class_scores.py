@@ -2,13 +2,16 @@
 
 import argparse
 import csv
+import errno
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..config import find_config
+from ..data.folders import check_writable, new_file, open_csv
 from ..errors import ConfigError, OutputError
 from ..prediction.classifier import ClassScore, TrainedClassifier
 from .arguments import Parser, output_path
@@ -74,7 +77,7 @@ def load_classifier(kind: type[Kind], options: argparse.Namespace) -> Kind:
 
 
 def open_output(path: Path | None) -> None:
-    """Creates an output file: one that cannot be written must not cost the whole run.
+    """Checks an output file: one that cannot be written must not cost the whole run.
 
     Raises:
         ConfigError: its extension is none of `FORMATS`.
@@ -85,8 +88,9 @@ def open_output(path: Path | None) -> None:
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"'{path}' cannot be written: name a .csv or a .json file")
     with _explain_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a").close()
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        check_writable(path.parent)
 
 
 def write_output(
@@ -106,7 +110,7 @@ def write_output(
     Raises:
         OutputError: the file cannot be written.
     """
-    with _explain_write_errors(path), open(path, "w", encoding="utf-8", newline="") as file:
+    with _explain_write_errors(path), new_file(path) as temporary, open_csv(temporary) as file:
         if path.suffix.lower() == ".json":
             json.dump(entries, file, indent=1)
             return
@@ -123,5 +127,5 @@ def _explain_write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"cannot write '{path}' ({error.strerror}); name another file with --output"
+            f"cannot write '{path}' ({error.strerror or error}); name another file with --output"
         ) from error

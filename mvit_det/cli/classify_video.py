@@ -45,15 +45,17 @@ def main(arguments: Sequence[str], prog: str) -> int:
     open_output(options.output)
     classifier = load_classifier(VideoClassifier, options)
     results: dict[str, list[ClipScores]] = {}
+    skipped = 0
     for path in tqdm(inputs, unit="video", disable=None):
         try:
             results[str(path)] = classifier(path)
             if path in drawn:
                 classifier.draw(path, results[str(path)], drawn[path])
         except ImageError as error:
+            skipped += 1
             tqdm.write(f"skipped: {error}", file=sys.stderr)
     write(results, options.output)
-    return 0 if len(results) == len(inputs) else 1
+    return 1 if skipped else 0
 
 
 def write(results: dict[str, list[ClipScores]], output: Path | None) -> None:

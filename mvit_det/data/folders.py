@@ -1,6 +1,7 @@
 """Where datasets are, and files and folders that appear once they are complete."""
 
 import csv
+import errno
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +11,8 @@ from typing import Any, TextIO
 
 from ..errors import DatasetError, OutputError
 from .urls import is_url
+
+_ROOM = 2**18  # bytes of a config, a table and a log
 
 
 def datasets_folder() -> str:
@@ -47,7 +50,11 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     # Not the whole name: it may be as long as the file system allows.
     temporary = target.with_name(f".{target.stem[:50]}.{os.getpid()}.tmp{target.suffix}")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        reason = os.strerror(errno.ENOTDIR)
+        raise NotADirectoryError(errno.ENOTDIR, reason, str(target.parent)) from error
     try:
         yield temporary
         os.replace(temporary, target)
@@ -91,11 +98,11 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     """Creates a folder, and checks that files can be written there, before anything slow starts.
 
     Raises:
-        OSError: they cannot.
+        OSError: they cannot, or there is no room for a config or a table.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"1")
+        file.write(bytes(_ROOM))
         file.flush()
 
 

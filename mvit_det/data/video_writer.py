@@ -1,5 +1,7 @@
 """Writing videos frame by frame, in constant memory."""
 
+import errno
+import os
 from pathlib import Path
 from types import TracebackType
 
@@ -27,6 +29,7 @@ class VideoWriter:
             rate: frames per second.
         """
         self.path = Path(path)
+        self._unfinished = self.path.with_name(f".{self.path.stem[:50]}.{os.getpid()}.tmp.mp4")
         self.rate = rate
         self._writer: cv2.VideoWriter | None = None
         self._written = 0
@@ -42,8 +45,12 @@ class VideoWriter:
             codec = cv2.VideoWriter.fourcc(*CODEC)
             check_video_path(self.path)
             try:
+                if self.path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._writer = cv2.VideoWriter(str(self.path), codec, self.rate, (width, height))
+                self._writer = cv2.VideoWriter(
+                    str(self._unfinished), codec, self.rate, (width, height)
+                )
             except OSError as error:
                 reason = error.strerror or error
                 raise ImageError(f"cannot write '{self.path}' ({reason})") from error
@@ -59,18 +66,23 @@ class VideoWriter:
         """Finishes the file.
 
         Raises:
-            ImageError: frames are missing in it, for example because the disk is full.
+            ImageError: frames are missing in it, for example because the disk is full; an older
+                file stays as it is.
         """
         if self._writer is None:
             return
         self._writer.release()
         self._writer = None
-        with VideoReader(self.path) as reader:
-            if reader.num_frames != self._written:
+        try:
+            found = _count_frames(self._unfinished)
+            if found != self._written:
                 raise ImageError(
-                    f"'{self.path}' has {reader.num_frames or 0} of the {self._written} frames "
-                    "written; is the disk full?"
+                    f"'{self.path}' has {found} of the {self._written} frames written; is the "
+                    "disk full?"
                 )
+            os.replace(self._unfinished, self.path)
+        finally:
+            self._unfinished.unlink(missing_ok=True)
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -86,3 +98,13 @@ class VideoWriter:
         elif self._writer is not None:
             # The frames so far stay playable.
             self._writer.release()
+            if self._unfinished.is_file():
+                os.replace(self._unfinished, self.path)
+
+
+def _count_frames(path: Path) -> int:
+    try:
+        with VideoReader(path) as reader:
+            return reader.num_frames or 0
+    except ImageError:
+        return 0

@@ -1,6 +1,8 @@
 """From a trained model to a file for ONNX Runtime, OpenVINO or PyTorch."""
 
+import io
 import logging
+import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..data.folders import new_file
 from ..errors import ExportError, OutputError
 from ..runtime.metadata import KEY, Metadata
 from ..runtime.sessions import import_extra, openvino_core
@@ -45,11 +48,12 @@ def export(
             f"{FORMATS[file_format]}"
         )
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if file_format == "torch":
-            _write_torch(exportable, output)
-        elif file_format == "onnx":
-            write_onnx(exportable, output, opset)
+        if file_format != "openvino":
+            with new_file(output) as temporary:
+                if file_format == "torch":
+                    _write_torch(exportable, temporary)
+                else:
+                    write_onnx(exportable, temporary, opset)
         else:
             core = openvino_core()
             with tempfile.TemporaryDirectory() as folder:
@@ -101,9 +105,23 @@ def write_onnx(exportable: Exportable, output: Path, opset: int = LOWEST_OPSET) 
 
 
 def save_openvino(model: Any, metadata: Metadata, output: Path) -> None:
-    """Writes an OpenVINO model with its metadata, weights in the types that they have."""
+    """Writes an OpenVINO model with its metadata, weights in the types that they have.
+
+    Raises:
+        OSError: the file cannot be written; an older one stays as it is.
+    """
     model.set_rt_info(metadata.to_json(), [KEY])
-    import_extra("openvino", "openvino").save_model(model, output, compress_to_fp16=False)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".") as folder:
+        unfinished = Path(folder, output.name)
+        try:
+            import_extra("openvino", "openvino").save_model(
+                model, unfinished, compress_to_fp16=False
+            )
+        except RuntimeError as error:
+            raise OSError(str(error).splitlines()[-1]) from error
+        for suffix in (".bin", ".xml"):
+            os.replace(unfinished.with_suffix(suffix), output.with_suffix(suffix))
 
 
 def _check_open_axes(program: Any, exportable: Exportable) -> None:
@@ -130,7 +148,10 @@ def _write_torch(exportable: Exportable, output: Path) -> None:
             dynamic_shapes=exportable.dynamic_shapes,
             strict=False,
         )
-    torch.export.save(program, output, extra_files={KEY: exportable.metadata.to_json()})
+    # PyTorch's own writer ends the process where the disk is full.
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={KEY: exportable.metadata.to_json()})
+    output.write_bytes(content.getbuffer())
 
 
 class _Quiet(warnings.catch_warnings):

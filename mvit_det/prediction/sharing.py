@@ -17,11 +17,10 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import save_file
 
 from .. import __version__
 from ..checkpoint import local_path
-from ..checkpoint.files import atomic_path
+from ..checkpoint.files import atomic_path, save_safetensors
 from ..config import find_config
 from ..config.custom_dataset import PATHS
 from ..config.image_folders import FOLDERS
@@ -95,7 +94,7 @@ def save_pretrained(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / WEIGHTS) as path:
-            save_file(tensors, path, metadata={"format": "pt"})
+            save_safetensors(tensors, path)
         card = _card(folder, model, metrics, licence, has_image=image.is_file())
         for name, content in ((CONFIG, text), (CARD, card)):
             with new_file(folder / name) as path:

@@ -3,6 +3,8 @@
 import os
 import pickle
 import re
+import subprocess
+import sys
 from collections import OrderedDict
 
 import numpy as np
@@ -162,3 +164,24 @@ def test_files_that_are_something_else(content, message, tmp_path):
     with pytest.raises(CheckpointError, match=re.escape(message)) as caught:
         read_file(path)
     assert str(caught.value).startswith(f"'{path}' ")
+
+
+def test_safetensors_on_a_full_disk_and_for_others_to_read(tmp_path):
+    program = """
+import os, resource, signal, sys, torch
+from pathlib import Path
+from mvit_det.checkpoint.files import save_safetensors
+os.umask(0o022)
+save_safetensors({"a": torch.zeros(9)}, Path("a.safetensors"))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    save_safetensors({"a": torch.zeros(9999)}, Path("b.safetensors"))
+except OSError as error:
+    print(error.strerror)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "File too large\n"
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o644

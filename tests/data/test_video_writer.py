@@ -80,7 +80,7 @@ def test_places_that_cannot_be_written(tmp_path):
     with pytest.raises(ImageError, match="cannot write '.*file/clip.mp4'"):
         write(tmp_path / "file" / "clip.mp4", frames(1))
     (tmp_path / "folder.mp4").mkdir()
-    with pytest.raises(ImageError, match="cannot write the video '.*folder.mp4'"):
+    with pytest.raises(ImageError, match="cannot write '.*folder.mp4'"):
         write(tmp_path / "folder.mp4", frames(1))
 
 
@@ -91,6 +91,20 @@ def test_missing_frames_are_noticed(tmp_path):
     writer._written += 1  # as if one more had been written
     with pytest.raises(ImageError, match="clip.mp4' has 5 of the 6 frames"):
         writer.close()
+
+
+def test_a_video_that_cannot_be_finished_keeps_the_older_one(tmp_path):
+    path = write(tmp_path / "clip.mp4", frames(3))
+    content = path.read_bytes()
+    writer = VideoWriter(path, 10)
+    for frame in frames(5):
+        writer.write(frame)
+    writer._writer.release()
+    next(tmp_path.glob(".*")).write_bytes(b"as on a full disk")
+    with pytest.raises(ImageError, match="clip.mp4' has 0 of the 5 frames"):
+        writer.close()
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_frames_before_an_interruption_stay_playable(tmp_path):

@@ -168,6 +168,10 @@ def test_the_tool_writes_tables_and_draws(trained, tmp_path, capsys):
         "0.avi.mp4",
         "1.avi.mp4",
     ]
+    (tmp_path / "drawn" / "0.avi.mp4").unlink()
+    (tmp_path / "drawn" / "0.avi.mp4").mkdir()
+    assert main([*common, *drawn]) == 1
+    assert "drawn/0.avi.mp4" in capsys.readouterr().err
     (videos / "1.avi").write_text("no video")
     assert main([*common, "--output", str(tmp_path / "out.json")]) == 1
     (entry,) = json.loads((tmp_path / "out.json").read_text())
