@@ -194,7 +194,7 @@ def _make_run(
     options: dict[str, Any] = {"threads": threads}
     if name in OPENVINO:
         # Layers that are not in int8 run in bf16 where the processor can.
-        options["precision"] = "fp32" if name == "openvino" else "bf16"
+        options.update(precision="fp32" if name == "openvino" else "bf16", batch=1)
     if exportable.metadata.task == "detection":
         predictor_class = OpenVinoPredictor if name in OPENVINO else OnnxPredictor
         predictor = predictor_class(path, **options)
@@ -242,7 +242,11 @@ def _throughput(path: Path, name: str, image: np.ndarray, threads: int, repeats:
     openvino = import_extra("openvino", "openvino")
     precision = "fp32" if name == "openvino" else "bf16"
     session = OpenVinoSession(
-        path, precision=precision, threads=threads, options={"PERFORMANCE_HINT": "THROUGHPUT"}
+        path,
+        precision=precision,
+        threads=threads,
+        batch=1,
+        options={"PERFORMANCE_HINT": "THROUGHPUT"},
     )
     inputs = _inputs(image, session.metadata)
     queue = openvino.AsyncInferQueue(session.compiled)

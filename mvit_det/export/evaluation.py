@@ -28,13 +28,15 @@ TITLES = {("bbox", "AP"): "box AP", ("segm", "AP"): "mask AP", ("classification"
 
 
 def open_session(path: Path, **options: Any) -> Session:
-    """Loads an exported file of any format; options are those of `OpenVinoSession`.
+    """Loads an exported file of any format, for one image or view at a time.
+
+    Options are those of `OpenVinoSession`.
 
     Raises:
         ExportError: the file cannot be loaded, or an extra is not installed.
     """
     if path.suffix == ".xml":
-        return OpenVinoSession(path, **options)
+        return OpenVinoSession(path, batch=1, **options)
     return OnnxSession(path) if path.suffix == ".onnx" else TorchSession(path)
 
 

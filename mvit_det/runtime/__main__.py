@@ -56,7 +56,7 @@ def load(options: argparse.Namespace) -> AnyPredictor:
     sessions: list[Session] = [
         OnnxSession(path, threads=options.threads)
         if runtime == "onnx"
-        else OpenVinoSession(path, threads=options.threads, precision=options.precision)
+        else OpenVinoSession(path, threads=options.threads, precision=options.precision, batch=1)
         for path in options.models
     ]
     return make_predictor(sessions, options.score_threshold)

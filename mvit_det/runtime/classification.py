@@ -130,4 +130,4 @@ class OpenVinoClassifier(RuntimeClassifier):
         Raises:
             ConfigError, ExportError: as `RuntimeClassifier` and `OpenVinoSession`.
         """
-        super().__init__(OpenVinoSession(path, **options), top)
+        super().__init__(OpenVinoSession(path, **{"batch": 1, **options}), top)

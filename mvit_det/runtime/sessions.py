@@ -76,6 +76,7 @@ class OpenVinoSession:
         precision: str = "fp32",
         threads: int = 0,
         device: str = "CPU",
+        batch: int = 0,
         cache_dir: str | Path | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
@@ -86,6 +87,8 @@ class OpenVinoSession:
             precision: of the arithmetic, "fp32" or "bf16"; layers quantised to int8 stay so.
             threads: 0 leaves the choice to OpenVINO.
             device: an OpenVINO device, such as "CPU" or "GPU".
+            batch: fixes the open batch of a classifier at this size, which is faster; 0 leaves it
+                open.
             cache_dir: folder that keeps compiled models, for a faster start.
             options: further properties of OpenVINO, such as {"PERFORMANCE_HINT": "THROUGHPUT"}.
 
@@ -110,6 +113,8 @@ class OpenVinoSession:
             # An ONNX file's metadata are in the runtime information of OpenVINO, below "framework".
             where = [KEY] if model.has_rt_info([KEY]) else ["framework", KEY]
             text = model.get_rt_info(where).astype(str) if model.has_rt_info(where) else None
+            if batch:
+                _fix_batch(model, batch)
             self.compiled = core.compile_model(model, device, {**properties, **(options or {})})
         except RuntimeError as error:
             raise ExportError(f"OpenVINO cannot load '{path}': {_first_line(error)}") from error
@@ -158,6 +163,15 @@ def check_file(path: str | Path, extension: str) -> None:
         raise ExportError(
             f"there is no file '{path}'; give the {extension} file that tools/export.py wrote"
         )
+
+
+def _fix_batch(model: Any, batch: int) -> None:
+    """Gives the first axis of a model's inputs a size, where it has none."""
+    shapes = {each: each.partial_shape for each in model.inputs if each.partial_shape.is_dynamic}
+    for shape in shapes.values():
+        shape[0] = batch
+    if shapes:
+        model.reshape(shapes)
 
 
 @functools.cache

@@ -197,4 +197,6 @@ class OpenVinoVideoClassifier(RuntimeVideoClassifier):
         Raises:
             ConfigError, ExportError: as `RuntimeVideoClassifier` and `OpenVinoSession`.
         """
+        # The last of several batches may be smaller.
+        options = {"batch": 1 if batch_size == 1 else 0, **options}
         super().__init__(OpenVinoSession(path, **options), top, batch_size)

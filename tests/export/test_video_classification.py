@@ -136,6 +136,16 @@ def test_the_batch_is_open(session, name, files):
         np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
 
 
+def test_openvino_fixes_the_batch_where_it_is_one(files, video):
+    fixed = OpenVinoVideoClassifier(files / "v2.xml")
+    open_batch = OpenVinoVideoClassifier(files / "v2.xml", batch_size=2)
+    assert fixed.session.compiled.inputs[0].partial_shape.is_static
+    assert open_batch.session.compiled.inputs[0].partial_shape.is_dynamic
+    for clip in fixed.clips(video):
+        expected = open_batch.scores(clip.views)
+        np.testing.assert_allclose(fixed.scores(clip.views), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["v1", "v2"])
 def test_other_sizes(name, trained, video, tmp_path):
     larger = prepare(*trained[name], size=(48, 48))
