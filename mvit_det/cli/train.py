@@ -1,14 +1,22 @@
 """Trains or evaluates the model of a LazyConfig file."""
 
 import argparse
+import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+from detectron2.config import LazyConfig
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
 
+from ..checkpoint.run_folder import RunFolder
+from ..checkpoint.state import from_main_process
 from ..config import (
     check_schedule,
     config_file,
@@ -24,6 +32,7 @@ from ..config.custom_dataset import PATHS
 from ..config.dataset_folder import set_dataset
 from ..config.image_folders import FOLDERS, use_image_folders
 from ..engine import evaluate_checkpoint, launch, train
+from ..engine.evaluate import EVALUATION
 from ..errors import ConfigError
 from ..model_zoo import MODELS
 from .arguments import Parser
@@ -151,9 +160,25 @@ def run(arguments: argparse.Namespace) -> None:
             "start (the schedules of the configs are for COCO)"
         )
     prepare_output_dir(config)
-    own = setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="mvit_det")
-    # Detectron2's loggers write to the same log file.
-    allow_any_text(*(getattr(handler, "stream", None) for handler in own.handlers))
+    with contextlib.ExitStack() as lock:
+        if not arguments.eval_only:
+            # Before anything is written to the folder of a training that is running.
+            folder = RunFolder(config.train.output_dir)
+            from_main_process(lambda: lock.enter_context(folder.locked()))
+        _run(config, arguments, schedule, overridden)
+
+
+def _run(
+    config: DictConfig,
+    arguments: argparse.Namespace,
+    schedule: dict[str, Any],
+    overridden: set[str],
+) -> None:
+    folder = Path(config.train.output_dir)
+    if arguments.eval_only:
+        # It may be that of a training, which keeps its config and log.
+        folder /= EVALUATION
+    setup_logger(str(folder), distributed_rank=comm.get_rank(), name="mvit_det")
     if arguments.data:
         set_dataset(
             config, arguments.data, val_fraction=arguments.val_fraction, seed=arguments.split_seed
@@ -174,12 +199,30 @@ def run(arguments: argparse.Namespace) -> None:
     resolve_device(config, arguments.device)
     if any(value is not None for value in schedule.values()):
         fit_schedule(config, **schedule, explicit=overridden)
-    default_setup(config, arguments)
+    _set_up(config, arguments, folder)
     if arguments.eval_only:
         evaluate_checkpoint(config, arguments.resume, arguments.trust_checkpoint)
     else:
         train(config, arguments.resume, arguments.trust_checkpoint)
     logging.getLogger("mvit_det").info("Outputs are in %s", config.train.output_dir)
+
+
+def _set_up(config: DictConfig, arguments: argparse.Namespace, folder: Path) -> None:
+    """Does what Detectron2's `default_setup` does, and writes `config.yaml` all or nothing."""
+    for name in ("detectron2", "fvcore"):
+        setup_logger(str(folder), comm.get_rank(), name=name, configure_stdout=False)
+    for name in ("detectron2", "fvcore", "mvit_det"):
+        streams = (getattr(each, "stream", None) for each in logging.getLogger(name).handlers)
+        allow_any_text(*streams)
+    without_folder = config.copy()
+    without_folder.train.output_dir = None
+    default_setup(without_folder, arguments)
+    if comm.is_main_process():
+        # With a second file, if it holds objects that YAML does not know.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
+            LazyConfig.save(config, str(Path(temporary, "config.yaml")))
+            for path in Path(temporary).iterdir():
+                path.replace(folder / path.name)
 
 
 def _add_custom_dataset(parser: Parser, evaluate_only: bool) -> None:

@@ -34,6 +34,8 @@ from .validation_loss import ValidationLoss
 logger = logging.getLogger(__name__)
 
 # Errors of a disk that is full, failing, or mounted read-only.
+# Folder of the results in the output folder.
+EVALUATION = "evaluation"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -77,7 +79,7 @@ class Evaluation:
         # Loading the dataset makes them known.
         return class_names(self.config, self.dataset) if len(self.loader) else []
 
-    def __call__(self, model: nn.Module, folder: str = "evaluation") -> dict[str, Any]:
+    def __call__(self, model: nn.Module, folder: str = EVALUATION) -> dict[str, Any]:
         """Evaluates the current weights, and writes metrics, plots and an image grid.
 
         Args:
@@ -153,7 +155,7 @@ def check_best_metric(config: DictConfig) -> None:
         raise unknown_metric(name, known)
 
 
-def evaluate(config: DictConfig, model: nn.Module, folder: str = "evaluation") -> dict[str, Any]:
+def evaluate(config: DictConfig, model: nn.Module, folder: str = EVALUATION) -> dict[str, Any]:
     """Evaluates a model once; see `Evaluation`."""
     return Evaluation(config)(model, folder)
 

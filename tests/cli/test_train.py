@@ -1,0 +1,61 @@
+"""Which files a training and an evaluation may write to a folder that holds a training."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from mvit_det.cli import train
+from mvit_det.errors import CheckpointError, TrainingError
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "a+")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The output folder of a training."""
+    (tmp_path / "config.yaml").write_text("of the training")
+    (tmp_path / "log.txt").write_text("of the training")
+    return tmp_path
+
+
+@pytest.fixture
+def loggers():
+    """Loggers are the same after the test as before."""
+    changed = [logging.getLogger(name) for name in ("detectron2", "fvcore", "mvit_det")]
+    before = [(each.handlers.copy(), each.propagate, each.level) for each in changed]
+    yield
+    for each, (each.handlers, each.propagate, level) in zip(changed, before):
+        each.setLevel(level)
+
+
+def run(folder, *arguments):
+    arguments = ["--config-file", "shapes/mask_rcnn_mvitv2_pico", "--device=cpu", *arguments]
+    train.run(train.parse_arguments([*arguments, f"train.output_dir={folder}"]))
+
+
+def test_a_refused_training_changes_nothing(folder, shapes_root):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    command = [sys.executable, "-c", HOLD, str(folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(TrainingError, match=str(folder)):
+            run(folder, "train.max_iter=1")
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.usefixtures("loggers")
+def test_an_evaluation_keeps_the_config_and_the_log_of_the_training(folder, shapes_root):
+    with pytest.raises(CheckpointError, match="nowhere.pth"):
+        run(folder, "--eval-only", "train.init_checkpoint=nowhere.pth")
+    for name in ("config.yaml", "log.txt"):
+        assert (folder / name).read_text() == "of the training"
+    assert "nowhere.pth" in (folder / "evaluation" / "config.yaml").read_text()
+    assert "nowhere.pth" in (folder / "evaluation" / "log.txt").read_text()
