@@ -66,8 +66,8 @@ def any_text() -> Iterator[None]:
 
 
 def shorten(name: str, width: int = 28) -> str:
-    """Shortens a name to one line of at most `width` characters."""
-    name = " ".join(name.split())
+    """Shortens a name to one line of at most `width` characters, all of them UTF-8."""
+    name = " ".join(name.encode(errors="replace").decode().split())
     return name if len(name) <= width else name[: width - 1].rstrip() + "…"
 
 

@@ -129,7 +129,8 @@ def guarded(start: Callable[[], int | None], code: int = 2, debug: bool = False)
     allow_any_text()
     try:
         result = start() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return result
     except MViTDetError as error:
         if debug:

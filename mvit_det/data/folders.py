@@ -34,6 +34,14 @@ def local_folder(folder: str | os.PathLike[str]) -> Path:
     return Path(folder).absolute()
 
 
+def cannot_generate(folder: str | os.PathLike[str], error: OSError) -> DatasetError:
+    """The error about a generated dataset that cannot be written."""
+    return DatasetError(
+        f"cannot write the dataset '{folder}' ({error.strerror or error}); set the environment "
+        "variable DETECTRON2_DATASETS to a writable folder"
+    )
+
+
 @contextmanager
 def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path with the same extension, and renames it to `path` at the end.

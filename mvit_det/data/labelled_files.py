@@ -12,7 +12,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import DatasetError
-from .folders import datasets_folder
+from .folders import cannot_generate, datasets_folder
 from .urls import absolute, find_urls, is_url, join
 
 logger = logging.getLogger(__name__)
@@ -209,8 +209,11 @@ def register_generated(
     """
 
     def generate_and_read(root: str) -> LabelledFiles:
-        if not Path(root).is_dir():
-            generate(root)
+        try:
+            if not Path(root).is_dir():
+                generate(root)
+        except OSError as error:
+            raise cannot_generate(root, error) from error
         return read(root)
 
     root = join(datasets_folder(), f"shapes/{name}")

@@ -21,7 +21,7 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from .coco import load_coco_records
-from .folders import datasets_folder, local_folder, new_file, new_folder
+from .folders import cannot_generate, datasets_folder, local_folder, new_file, new_folder
 from .shape_scene import CATEGORIES, SURFACES, SceneObject, draw_scene
 from .urls import absolute, join
 
@@ -185,10 +185,7 @@ def _load(name: str, split: str, root: str) -> list[dict[str, Any]]:
         except OSError as error:
             # Several processes may start at once: the first to finish has done it for all.
             if not (folder / "annotations.json").exists():
-                raise OSError(
-                    f"cannot write the dataset '{split}' to '{folder}' ({error}); set the "
-                    "environment variable DETECTRON2_DATASETS to a writable folder"
-                ) from error
+                raise cannot_generate(folder, error) from error
     return load_coco_records(folder / "annotations.json", folder / "images")
 
 

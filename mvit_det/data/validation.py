@@ -235,6 +235,15 @@ def _check_ids(issues: _Issues, items: Sequence[Mapping[str, Any]], kind: str) -
         issues.error(f"id of more than one {kind}", str(repeated), "renumber them")
 
 
+def _is_unicode(text: str) -> bool:
+    """Whether a string can be written to a file: JSON can hold one half of a letter."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_categories(issues: _Issues, dataset: CocoDataset) -> None:
     categories, annotations = dataset.categories, dataset.annotations
     _check_ids(issues, categories, "category")
@@ -244,6 +253,8 @@ def _check_categories(issues: _Issues, dataset: CocoDataset) -> None:
         name = category.get("name")
         if not isinstance(name, str) or not name.strip():
             issues.error("category without a name", f"category {category.get('id')!r}", "name it")
+        elif not _is_unicode(name):
+            issues.error("category name that is no Unicode", repr(name), "rename it")
     names = (category["name"] for category in categories if isinstance(category.get("name"), str))
     for repeated in _repeated(names):
         issues.error("name of more than one category", f"'{repeated}'", "merge or rename them")

@@ -176,6 +176,7 @@ ERRORS = [
     Case("category id twice", adds("categories", name="x"), r"more than one category: 1 \(3\)"),
     Case("category name twice", adds("categories", id=8), r"more than one category: 1 \('bolt'\)"),
     Case("category without a name", removes("categories", 0, key="name"), r"\(category 3\)"),
+    Case("category name that is no Unicode", sets("categories", 0, name="\ud83d"), "ud83d"),
     Case("annotation without an id", removes(*BOX, key="id"), r"\(number 0 of the list: None\)"),
     Case("id as text", sets(*IMAGE, id="1st"), r"\(number 0 of the list: '1st'\)"),
     Case("crowd or not", sets(*BOX, iscrowd="yes"), r"'iscrowd' .*\(annotation 1: 'yes'\)"),

@@ -18,6 +18,7 @@ from pycocotools import mask as mask_util
 from mvit_det.data import generate_shapes, register_shapes
 from mvit_det.data.shape_scene import CATEGORIES, MIN_VISIBLE_FRACTION, draw_scene
 from mvit_det.data.shapes import SPLIT_SIZE, SPLITS
+from mvit_det.errors import DatasetError
 
 # Of the first six images of `shapes_val`.
 FINGERPRINT = 19, "aa8977b1d79ee995"
@@ -312,7 +313,7 @@ def test_a_root_that_cannot_be_written_says_what_to_do(tmp_path, shapes_root):
     (tmp_path / "file").write_text("")
     register_shapes(tmp_path / "file")
     try:
-        with pytest.raises(OSError, match="set the environment variable DETECTRON2_DATASETS"):
+        with pytest.raises(DatasetError, match="set the environment variable DETECTRON2_DATASETS"):
             DatasetCatalog.get("shapes_val")
     finally:
         register_shapes(shapes_root)
