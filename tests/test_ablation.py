@@ -240,7 +240,7 @@ def count_multiply_adds(backbone):
     return counter.get_total_flops() / 2
 
 
-def test_errors_are_one_line(monkeypatch):
-    with pytest.raises(SystemExit) as stopped:
+def test_errors_are_one_line(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="1"):
         run_tool(monkeypatch, "--variant", "a", "missing.py")
-    assert stopped.value.code.startswith("error: there is no config 'missing.py'")
+    assert capsys.readouterr().err.startswith("error: there is no config 'missing.py'")

@@ -138,4 +138,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, code=1))
+    if code := guarded(main, code=1):
+        sys.exit(code)

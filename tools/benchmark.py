@@ -298,6 +298,7 @@ def run_gpu(arguments: argparse.Namespace) -> None:
         print("Skipped: PyTorch finds no CUDA device on this machine.")
         return
     folder = arguments.output
+    prepare_folder(folder)
     steps = gpu.plan(arguments.device, ROOT)
     outcomes = gpu.run(steps, ROOT, folder, arguments.device, announce)
     print((folder / "gpu.md").read_text(encoding="utf-8"))
@@ -310,12 +311,12 @@ def run_gpu(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Measures, prints the tables and writes the files."""
     arguments = parse_arguments()
-    prepare_folder(arguments.output)
     if arguments.threads > 0:
         torch.set_num_threads(arguments.threads)
     if arguments.gpu:
         run_gpu(arguments)
         return
+    prepare_folder(arguments.output)
     name, rows, text = measure_arguments(arguments)
     content = (
         as_json(rows, sys.argv)
@@ -330,4 +331,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, code=1))
+    if code := guarded(main, code=1):
+        sys.exit(code)

@@ -67,7 +67,11 @@ def format_rows(rows: Iterable[Row]) -> str:
 
 def format_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Formats a Markdown table."""
-    return tabulate(list(lines), header, tablefmt="github", disable_numparse=True)
+    escaped = [
+        [each.replace("|", "\\|") if isinstance(each, str) else each for each in line]
+        for line in lines
+    ]
+    return tabulate(escaped, header, tablefmt="github", disable_numparse=True)
 
 
 def format_seconds(values: Sequence[float]) -> str:

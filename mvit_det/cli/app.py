@@ -67,6 +67,8 @@ def parse_arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         parser.error(
             f"--confidence-threshold is {options.confidence_threshold}; it must be 0.05 to 1"
         )
+    if not 0 < options.port < 2**16:
+        parser.error(f"--port is {options.port}; it must be 1 to {2**16 - 1}")
     for name in ("max_megabytes", "max_megapixels", "max_frames"):
         if getattr(options, name) < 1:
             flag = f"--{name.replace('_', '-')}"
@@ -97,8 +99,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
             url = serve(page, options.host, options.port, limits)
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on {options.host}, port {options.port}; is it in use? Choose "
-                "another with --port"
+                f"cannot listen on {options.host}, port {options.port}; is it in use, or the "
+                "address that of another machine? Choose others with --port and --host"
             ) from error
         # Not exceptions, which Python drops where a destructor is running.
         for number in (signal.SIGINT, signal.SIGTERM):

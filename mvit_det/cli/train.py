@@ -107,6 +107,7 @@ def parse_arguments(
     parser.add_rare("--debug", action="store_true", help="show the traceback of an error")
     # Without 'intermixed', overrides would have to be one block.
     parsed = parser.parse_intermixed_args(arguments)
+    _check_ranks(parser, parsed)
     if parsed.data and not parsed.config_file and not evaluate_only:
         parsed.config_file = DEFAULT_CONFIG
     if not parsed.config_file:
@@ -115,6 +116,22 @@ def parse_arguments(
             "published detector, such as mask_rcnn_mvitv2_t"
         )
     return parsed
+
+
+def _check_ranks(parser: Parser, parsed: argparse.Namespace) -> None:
+    for name in ("num_gpus", "num_machines"):
+        if getattr(parsed, name) < 1:
+            flag = f"--{name.replace('_', '-')}"
+            parser.error(f"argument {flag}: must be at least 1, not {getattr(parsed, name)}")
+    if not 0 <= parsed.machine_rank < parsed.num_machines:
+        parser.error(
+            f"argument --machine-rank: must be from 0 to {parsed.num_machines - 1}, as there are "
+            f"{parsed.num_machines} machines (--num-machines), not {parsed.machine_rank}"
+        )
+    if parsed.dist_url != "auto" and not parsed.dist_url.startswith(("tcp://", "file://")):
+        parser.error(
+            f"argument --dist-url: '{parsed.dist_url}' is no address, such as tcp://10.0.0.1:29400"
+        )
 
 
 def main(arguments: Sequence[str], prog: str, evaluate_only: bool = False) -> int:

@@ -141,6 +141,8 @@ def open_image(path: str | os.PathLike[str], size: int | None = None) -> Image.I
     Image.init()
     try:
         source = io.BytesIO(read_url(str(path), size)) if is_url(path) else Path(path)
+        if isinstance(source, Path) and source.is_fifo():
+            raise ImageError(f"'{path}' is a pipe, from which no image is read; save it as a file")
         return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
     except MViTDetError:
         raise

@@ -175,3 +175,10 @@ def test_output_needs_no_utf8(tmp_path):
     assert done.returncode == 0, done.stderr
     assert rb"\u5706\U0001f534" in done.stdout
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("port", ["-1", "0", "65536"])
+def test_a_port_that_there_is_not_is_refused(port, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["app", "--weights=x.pth", f"--port={port}"])
+    assert f"--port is {port}" in capsys.readouterr().err

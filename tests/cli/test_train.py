@@ -59,3 +59,19 @@ def test_an_evaluation_keeps_the_config_and_the_log_of_the_training(folder, shap
         assert (folder / name).read_text() == "of the training"
     assert "nowhere.pth" in (folder / "evaluation" / "config.yaml").read_text()
     assert "nowhere.pth" in (folder / "evaluation" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--num-gpus=0"], "--num-gpus: must be at least 1, not 0"),
+        (["--num-machines=-1"], "--num-machines: must be at least 1, not -1"),
+        (["--machine-rank=1"], "--machine-rank: must be from 0 to 0"),
+        (["--num-machines=2", "--machine-rank=-1"], "not -1"),
+        (["--dist-url=nonsense"], "'nonsense'"),
+    ],
+)
+def test_impossible_ranks_are_refused(arguments, named, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train.parse_arguments(["--config-file", "x.py", *arguments])
+    assert named in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Images from files: what is read, what is refused is in test_bad_input.py."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import ExifTags, Image
 
 from mvit_det.data.images import read_image, read_image_size
+from mvit_det.errors import ImageError
 
 # The corners tell how an image lies.
 CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
@@ -122,3 +124,11 @@ def test_of_several_frames_the_first_is_read(tmp_path):
 def test_other_orders_of_colours_are_refused(tmp_path):
     with pytest.raises(ValueError, match="image_format is 'L'; it must be 'RGB' or 'BGR'"):
         read_image(saved(tmp_path, IMAGE), "L")
+
+
+def test_a_pipe_is_refused(tmp_path):
+    """Reading it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.png")
+    for read in (read_image, read_image_size):
+        with pytest.raises(ImageError, match="pipe.png"):
+            read(tmp_path / "pipe.png")
