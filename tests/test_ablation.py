@@ -201,7 +201,10 @@ def few_images(shapes_root, tmp_path, monkeypatch):
 
 def run_tool(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, arguments)])
-    runpy.run_path(str(ROOT / "tools" / "compare.py"), run_name="__main__")
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "tools" / "compare.py"), run_name="__main__")
+    if stopped.value.code:
+        raise stopped.value
 
 
 @pytest.mark.slow

@@ -91,5 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if code := guarded(main, code=1):
-        sys.exit(code)
+    sys.exit(guarded(main, code=1))

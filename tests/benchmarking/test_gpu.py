@@ -15,7 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run_tool(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "--gpu", *map(str, arguments)])
-    runpy.run_path(str(ROOT / "tools" / "benchmark.py"), run_name="__main__")
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "tools" / "benchmark.py"), run_name="__main__")
+    if stopped.value.code:
+        raise stopped.value
 
 
 def test_the_plan_names_files_that_exist_and_every_recipe():

@@ -22,7 +22,10 @@ def rows_of(monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["analyze_model.py", *arguments])
-        runpy.run_path(str(ROOT / "tools" / "analyze_model.py"), run_name="__main__")
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / "tools" / "analyze_model.py"), run_name="__main__")
+        if stopped.value.code:
+            raise stopped.value
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
         return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
