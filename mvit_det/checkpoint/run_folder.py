@@ -154,8 +154,7 @@ class RunFolder:
 
     def last_name(self) -> str:
         """Name of the last checkpoint, '' if there is none."""
-        note = self.path / "last_checkpoint"
-        return note.read_text().strip() if note.is_file() else ""
+        return _read_note(self.path / "last_checkpoint")
 
     def checkpoints(self) -> list[Path]:
         """Checkpoints to resume, best first: the one in `last_checkpoint`, then the newest.
@@ -200,12 +199,12 @@ class RunFolder:
 
     def _belongs(self, path: Path) -> bool:
         """Whether a checkpoint is of the last run in the folder."""
-        note = self.path / "run_id"
-        if not note.is_file():
+        run_id = _read_note(self.path / "run_id")
+        if not run_id:
             return True
         run = _run_of(path)
         # Loading reports files that cannot be read.
-        return run is None or run.get("id") == note.read_text().strip()
+        return run is None or run.get("id") == run_id
 
     def _is_own(self, path: Path) -> bool:
         run = _run_of(path)
@@ -214,6 +213,12 @@ class RunFolder:
     def _write(self, name: str, text: str) -> None:
         with atomic_path(self.path / name) as temporary:
             temporary.write_text(text)
+
+
+def _read_note(path: Path) -> str:
+    """The text of a file; '' if it is missing, or corrupt after a power failure."""
+    text = path.read_bytes().decode(errors="replace").strip() if path.is_file() else ""
+    return text if text.isprintable() and "\N{REPLACEMENT CHARACTER}" not in text else ""
 
 
 def _run_of(path: Path) -> dict[str, Any] | None:

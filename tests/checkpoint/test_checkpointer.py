@@ -116,6 +116,14 @@ def test_a_process_that_died_between_a_checkpoint_and_its_note(tmp_path):
     assert resume(tmp_path)[0] == 4
 
 
+@pytest.mark.parametrize("content", [b"", bytes(32), b"\xff\xfe"])
+@pytest.mark.parametrize("name", ["last_checkpoint", "run_id"])
+def test_a_note_that_a_power_failure_corrupted_counts_as_missing(name, content, tmp_path):
+    save_run(tmp_path, 2, 4)
+    (tmp_path / name).write_bytes(content)
+    assert resume(tmp_path)[0] == 4
+
+
 def test_no_checkpoint_can_be_read(tmp_path):
     save_run(tmp_path, 2, 4)
     for path in tmp_path.glob("*.pth"):
