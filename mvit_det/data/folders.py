@@ -50,12 +50,15 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     disk, deletes the temporary file and keeps the old one.
 
     Args:
-        path: to create, with its folder, or to replace; a link stays one.
+        path: to create, with its folder, or to replace; a link stays one, and `~` is the home
+            folder.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, as its path is a URL, for example.
     """
-    target = Path(os.path.realpath(path))
+    if is_url(path):
+        raise OSError(errno.EINVAL, "files are not written to URLs", path)
+    target = Path(os.path.realpath(os.path.expanduser(path)))
     # Not the whole name: it may be as long as the file system allows.
     temporary = target.with_name(f".{target.stem[:50]}.{os.getpid()}.tmp{target.suffix}")
     try:

@@ -153,10 +153,10 @@ class Prediction:
         Raises:
             ImageError: the file extension is unknown, or the file cannot be written.
         """
-        path = Path(path)
+        suffix = Path(path).suffix.lower()
         try:
             with new_file(path) as temporary:
-                if path.suffix.lower() == ".json":
+                if suffix == ".json":
                     temporary.write_text(json.dumps(self.to_coco(image_id)), encoding="utf-8")
                 else:
                     Image.fromarray(self.draw()).save(temporary, quality=95)
@@ -164,6 +164,6 @@ class Prediction:
             raise ImageError(f"cannot write '{path}' ({error.strerror or error})") from error
         except ValueError as error:
             raise ImageError(
-                f"cannot write '{path}': unknown file extension '{path.suffix}'; use .jpg or .png "
+                f"cannot write '{path}': unknown file extension '{suffix}'; use .jpg or .png "
                 "for an image, or .json for COCO's results"
             ) from error

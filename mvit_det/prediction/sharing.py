@@ -26,6 +26,7 @@ from ..config.custom_dataset import PATHS
 from ..config.image_folders import FOLDERS
 from ..config.validation import locate_target
 from ..data.folders import new_file
+from ..data.urls import expand_home, is_url
 from ..errors import CheckpointError, ConfigError, OutputError
 from .classifier import Classifier
 from .predictor import Predictor
@@ -90,7 +91,14 @@ def save_pretrained(
     metrics = dict(metrics) if metrics is not None else _last_metrics(source.parent)
     tensors = {key: value.contiguous().clone() for key, value in model.model.state_dict().items()}
     image = source.parent / "evaluation" / IMAGE
-    folder = Path(folder)
+    if is_url(folder) or not str(folder).strip():
+        raise OutputError(f"cannot write the model to '{folder}'; name a folder of this machine")
+    folder = Path(expand_home(folder))
+    if (folder / CARD).exists() and not (folder / WEIGHTS).exists():
+        raise OutputError(
+            f"'{folder / CARD}' belongs to something else than a model and would be replaced; name "
+            "another folder"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / WEIGHTS) as path:

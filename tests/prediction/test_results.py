@@ -1,6 +1,7 @@
 """Predictions for other tools: supervision, and CSV beside JSON."""
 
 import csv
+import errno
 import json
 import sys
 
@@ -10,7 +11,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from mvit_det.cli.main import command
-from mvit_det.errors import ConfigError
+from mvit_det.errors import ConfigError, ImageError
 from mvit_det.prediction import Prediction
 from tests.prediction.test_sharing import noise, train
 
@@ -25,6 +26,32 @@ def prediction():
     found.pred_masks[0, 1:4, 1:3] = True
     found.pred_masks[1, 0:2, 2:6] = True
     return Prediction(np.zeros((4, 6, 3), np.uint8), found, ("bolt", "washer"), (10, 70))
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/found.png", "s3://bucket/found.json"])
+def test_nothing_is_saved_to_urls(path, prediction, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImageError, match=path):
+        prediction.save(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_file_stays_where_the_new_one_cannot_be_written(prediction, tmp_path, monkeypatch):
+    path = tmp_path / "found.png"
+    path.write_text("older")
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    prediction.save("~/found.png")
+    assert (tmp_path / "home" / "found.png").is_file()
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(ImageError, match="No space left"):
+        prediction.save(path)
+    assert path.read_text() == "older"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_supervision(prediction):

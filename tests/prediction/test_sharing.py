@@ -17,7 +17,7 @@ import mvit_det
 from mvit_det import Classifier, Predictor
 from mvit_det.checkpoint import Checkpointer
 from mvit_det.config import find_config
-from mvit_det.errors import CheckpointError, ConfigError
+from mvit_det.errors import CheckpointError, ConfigError, OutputError
 
 SERVER = Path(__file__).with_name("hub_server.py")
 NAMES = {
@@ -166,3 +166,16 @@ def test_missing_files_and_client(copy, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ConfigError, match=r"mvit_det\[hub\]"):
         mvit_det.from_pretrained("me/parts")
+
+
+@pytest.mark.parametrize("folder", ["s3://bucket/model", "", "project"])
+def test_folders_that_are_not_for_models_are_refused(folder, copy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("of a project")
+    with pytest.raises(OutputError, match=folder):
+        mvit_det.save_pretrained(tmp_path / "config.yaml", tmp_path / "model_final.pth", folder)
+    assert (tmp_path / "project" / "README.md").read_text() == "of a project"
+    assert not (tmp_path / "s3:").exists()
+    # That of a model is replaced.
+    assert mvit_det.save_pretrained(tmp_path / "config.yaml", tmp_path / "model_final.pth", copy)
