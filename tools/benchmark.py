@@ -288,8 +288,8 @@ def write(folder: Path, name: str, text: str, content: object) -> list[Path]:
         OutputError: a file cannot be written.
     """
     print(text)
-    texts = {f"{name}.json": json.dumps(content, indent=2), f"{name}.md": text}
-    return [write_text(folder / file, each + "\n") for file, each in texts.items()]
+    files = {f"{name}.json": json.dumps(content, indent=2), f"{name}.md": text}
+    return [write_text(folder / file, each + "\n") for file, each in files.items()]
 
 
 def run_gpu(arguments: argparse.Namespace) -> None:
