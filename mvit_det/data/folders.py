@@ -59,6 +59,10 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     if is_url(path):
         raise OSError(errno.EINVAL, "files are not written to URLs", path)
     target = Path(os.path.realpath(os.path.expanduser(path)))
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        # A device, such as /dev/null, or a pipe: it must not become a file.
+        yield target
+        return
     # Not the whole name: it may be as long as the file system allows.
     temporary = target.with_name(f".{target.stem[:50]}.{os.getpid()}.tmp{target.suffix}")
     try:

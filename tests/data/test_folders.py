@@ -1,6 +1,7 @@
 """Where registered datasets are looked for, and generated."""
 
 import functools
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -90,6 +91,14 @@ def test_a_new_file_may_be_behind_a_link_and_have_the_longest_name(tmp_path):
     assert write_text(link, "\udcff") == link
     assert link.is_symlink()
     assert target.read_text() == "\\udcff"
+
+
+def test_a_device_stays_one(tmp_path):
+    (tmp_path / "link.txt").symlink_to("/dev/full")
+    for path in ("/dev/full", tmp_path / "link.txt"):
+        with pytest.raises(OutputError, match="No space left on device"):
+            write_text(path, "text")
+        assert Path("/dev/full").is_char_device()
 
 
 def test_folders_without_room_are_an_error(tmp_path):
