@@ -1,14 +1,26 @@
 """Instances drawn on an image; needs NumPy, OpenCV and Pillow only."""
 
 import colorsys
+import contextlib
+import functools
+import importlib.util
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 MASK_OPACITY = 0.4
 PAPER, INK = (255, 255, 255), (40, 40, 40)
+LONGEST_CAPTION = 60  # letters
+# For letters that Pillow's own font lacks, such as 'ü': that of Linux and matplotlib, then those of
+# Linux, Windows and macOS for other scripts.
+FALLBACK_FONTS = (
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc",
+    "segoeui.ttf", "msyh.ttc", "malgun.ttf", "Arial Unicode.ttf", "PingFang.ttc",
+)  # fmt: skip
 
 
 def draw_instances(
@@ -147,7 +159,8 @@ def _draw_caption(
         The height of the tag.
     """
     pen = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(9 + max(canvas.size) / 120)
+    text = _on_one_line(text)
+    font = font_for(text, 9 + max(canvas.size) / 120)
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 6
     x = min(max(box[0], 0), max(canvas.width - width, 0))
@@ -156,6 +169,43 @@ def _draw_caption(
     luminance = np.dot(colour, (0.299, 0.587, 0.114))
     pen.text((x + 3 - left, y + 3 - top), text, font=font, fill=INK if luminance > 110 else PAPER)
     return height
+
+
+def font_for(text: str, size: float) -> Font:
+    """The font that has most letters of a text: Pillow's own, or one of `FALLBACK_FONTS`."""
+    return _font(frozenset(each for each in text if not each.isascii()), size)
+
+
+@functools.lru_cache(maxsize=256)
+def _font(letters: frozenset[str], size: float) -> Font:
+    fonts: list[Font] = [ImageFont.load_default(size)]
+    if letters:
+        fonts += [font for name in FALLBACK_FONTS if (font := _load_font(name, size))]
+    return min(fonts, key=lambda font: _count_missing(font, letters))
+
+
+def _load_font(name: str, size: float) -> Font | None:
+    matplotlib = importlib.util.find_spec("matplotlib")
+    folder = Path((matplotlib and matplotlib.origin) or "").parent / "mpl-data" / "fonts" / "ttf"
+    for path in (name, str(folder / name)):
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(path, size)
+    return None
+
+
+def _count_missing(font: Font, letters: frozenset[str]) -> int:
+    """The number of letters that a font draws as it draws one that no font has."""
+    unknown = bytes(font.getmask("\U0010fffd"))
+    return sum(bytes(font.getmask(each)) == unknown for each in letters)
+
+
+def _on_one_line(text: str) -> str:
+    """A caption without line breaks, and not longer than `LONGEST_CAPTION`."""
+    text = " ".join(text.encode(errors="replace").decode().split())
+    if len(text) <= LONGEST_CAPTION:
+        return text
+    # The end holds the score.
+    return f"{text[: LONGEST_CAPTION - 16]}…{text[-15:]}"
 
 
 def class_colour(label: int) -> tuple[int, int, int]:

@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from pycocotools import mask as mask_util
 
 from .data.folders import new_file
 from .data.images import read_image
-from .drawing import INK, PAPER, draw_captioned
+from .drawing import INK, PAPER, draw_captioned, font_for
 
 PANEL_SIDES = (320, 640)  # limits of an image's longer side on a grid, in pixels
 GAP = 12  # pixels between the panels of a grid
@@ -189,11 +189,11 @@ def _arrange(
     height = sum(heights) + titled_rows * CAPTION_HEIGHT + (len(rows) + 1) * GAP
     grid = Image.new("RGB", (lefts[-1] + side + right, height), PAPER)
     pen = ImageDraw.Draw(grid)
-    font = ImageFont.load_default(15)
     top = GAP
     for number, (row, row_height) in enumerate(zip(rows, heights)):
         if number < titled_rows:
             for left, title in zip(lefts, titles[number * count :]):
+                font = font_for(title, 15)
                 while pen.textlength(title, font=font) > side:
                     title = "…" + title.removeprefix("…")[1:]
                 centre = (left + side / 2, top + CAPTION_HEIGHT / 2)

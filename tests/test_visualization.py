@@ -80,6 +80,37 @@ def test_scores_and_names_change_the_image():
             assert (drawings[first] != drawings[second]).any()
 
 
+def drawn_name(name):
+    image = np.full((120, 400, 3), 90, np.uint8)
+    return draw_instances(image, np.array([[4, 40, 380, 110]]), None, [0], None, [name])
+
+
+def test_letters_beyond_ascii_are_told_apart():
+    """Pillow's own font has none of them, and draws the same box for each."""
+    pytest.importorskip("matplotlib")  # its font
+    names = ["grün", "grön", "Łódź", "жук", "жак", "دب", "بد"]
+    images = [drawn_name(name) for name in names]
+    for index, image in enumerate(images):
+        assert all((image != other).any() for other in images[:index])
+
+
+@pytest.mark.parametrize(
+    ("name", "same_as"),
+    [("two\n \tlines", "two lines"), ("a\ud800", "a?"), ("", " ")],
+)
+def test_names_are_drawn_on_one_line(name, same_as):
+    assert (drawn_name(name) == drawn_name(same_as)).all()
+
+
+def test_a_long_name_keeps_its_score():
+    boxes = np.array([[4, 40, 380, 110]])
+    image = np.full((120, 1200, 3), 90, np.uint8)
+    first, second = (
+        draw_instances(image, boxes, None, [0], [score], ["x" * 10_000]) for score in (0.25, 0.75)
+    )
+    assert (first != second).any()
+
+
 def test_no_instances_leave_the_image_as_it_is():
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
     drawn = draw_instances(image, np.zeros((0, 4)), np.zeros((0, 40, 50), bool), [], [], NAMES)
