@@ -172,7 +172,7 @@ def _draw_caption(
 
 
 def font_for(text: str, size: float) -> Font:
-    """The font that has most letters of a text: Pillow's own, or one of `FALLBACK_FONTS`."""
+    """The font that has most letters of a caption: Pillow's own, or one of `FALLBACK_FONTS`."""
     return _font(frozenset(each for each in text if not each.isascii()), size)
 
 

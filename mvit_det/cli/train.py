@@ -195,7 +195,7 @@ def _run(
     if arguments.eval_only:
         # It may be that of a training, which keeps its config and log.
         folder /= EVALUATION
-    setup_logger(str(folder), distributed_rank=comm.get_rank(), name="mvit_det")
+    _open_log(folder)
     if arguments.data:
         set_dataset(
             config, arguments.data, val_fraction=arguments.val_fraction, seed=arguments.split_seed
@@ -224,13 +224,17 @@ def _run(
     logging.getLogger("mvit_det").info("Outputs are in %s", config.train.output_dir)
 
 
+def _open_log(folder: Path) -> None:
+    """Has all loggers write to `log.txt`; Detectron2 logs to standard output from `_set_up` on."""
+    for name in ("mvit_det", "detectron2", "fvcore"):
+        logger = setup_logger(
+            str(folder), comm.get_rank(), name=name, configure_stdout=name == "mvit_det"
+        )
+        allow_any_text(*(getattr(each, "stream", None) for each in logger.handlers))
+
+
 def _set_up(config: DictConfig, arguments: argparse.Namespace, folder: Path) -> None:
     """Does what Detectron2's `default_setup` does, and writes `config.yaml` all or nothing."""
-    for name in ("detectron2", "fvcore"):
-        setup_logger(str(folder), comm.get_rank(), name=name, configure_stdout=False)
-    for name in ("detectron2", "fvcore", "mvit_det"):
-        streams = (getattr(each, "stream", None) for each in logging.getLogger(name).handlers)
-        allow_any_text(*streams)
     without_folder = config.copy()
     without_folder.train.output_dir = None
     default_setup(without_folder, arguments)

@@ -1,8 +1,10 @@
 """Which files a training and an evaluation may write to a folder that holds a training."""
 
 import logging
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +61,18 @@ def test_an_evaluation_keeps_the_config_and_the_log_of_the_training(folder, shap
         assert (folder / name).read_text() == "of the training"
     assert "nowhere.pth" in (folder / "evaluation" / "config.yaml").read_text()
     assert "nowhere.pth" in (folder / "evaluation" / "log.txt").read_text()
+
+
+@pytest.mark.usefixtures("loggers")
+def test_the_log_takes_paths_that_are_no_utf8(tmp_path, shapes_root, capsys):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    with pytest.raises(CheckpointError):
+        run(folder, "--eval-only", "train.init_checkpoint=\udcff.pth")
+    logging.getLogger("mvit_det").warning("in %s", folder)
+    logging.getLogger("detectron2").warning("in %s", folder)
+    log = Path(folder, "evaluation", "log.txt").read_text(encoding="utf-8")
+    assert log.count(rf"in {tmp_path}/\udcff") == 2
+    assert "Logging error" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
