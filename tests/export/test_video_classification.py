@@ -168,6 +168,12 @@ def test_metadata(trained):
     assert (segments.crops, segments.short_edge) == (3, 32)
 
 
+def test_files_of_earlier_versions_load():
+    text = '{"task": "classification", "size": [64, 64], "resize": "crop", "short_edge": 80}'
+    metadata = Metadata.from_json(text, "c.onnx")
+    assert (metadata.size, metadata.short_edge, metadata.num_frames) == ((64, 64), 80, 0)
+
+
 def test_an_evaluation_takes_the_views_of_the_config(trained, files, tmp_path):
     config, weights = trained["v2"]
     lines = []
