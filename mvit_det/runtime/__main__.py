@@ -75,7 +75,7 @@ def describe(predictor: AnyPredictor, path: Path, output: Path) -> str:
         classes = _format(predictor(path))
         return f"{path}: {classes}; {time.perf_counter() - start:.2f} s"
     clips = predictor(path)
-    lines = [f"{path}: {len(clips)} clips in {time.perf_counter() - start:.2f} s"]
+    lines = [f"{path}: {time.perf_counter() - start:.2f} s"]
     lines += [f"  {clip.start:.1f} to {clip.end:.1f} s: {_format(clip.classes)}" for clip in clips]
     return "\n".join(lines)
 

@@ -212,7 +212,7 @@ def test_the_command_prints_the_classes_of_each_clip(files, video, capsys):
     clips = OnnxVideoClassifier(files / "v2.onnx")(video)
     assert runtime_main([str(files / "v2.onnx"), str(video)]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
-    assert "noise.avi: 3 clips" in first
+    assert "noise.avi: " in first
     for line, clip in zip(lines, clips, strict=True):
         best = clip.classes[0]
         assert f"{clip.start:.1f} to {clip.end:.1f} s: {best.name} {best.score:.1%}," in line
