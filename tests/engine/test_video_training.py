@@ -98,7 +98,7 @@ def test_two_ranks_evaluate_as_one_does(trained, clips, tmp_path):
     use_image_folders(config, evaluate_only=True)
     evaluate_checkpoint(config)
     command = [sys.executable, TOOL, "--config-file", CONFIG, "--eval-only", "--num-gpus", "2"]
-    command += ["--device", "cpu", "--val-folder", str(clips / "val"), *THIN, weights]
+    command += ["--val-folder", str(clips / "val"), *THIN, weights]
     subprocess.run(
         [*command, f"train.output_dir={tmp_path / 'two'}"],
         cwd=ROOT,
