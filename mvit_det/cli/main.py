@@ -4,10 +4,12 @@ A command is a module with `main(arguments, prog)`, which returns the exit code.
 it is asked for, so that `mvit-det --help` and a typing error do not wait for PyTorch.
 """
 
+import contextlib
 import difflib
 import errno
 import importlib
 import io
+import locale
 import logging
 import os
 import sys
@@ -127,6 +129,7 @@ def guarded(start: Callable[[], int | None], code: int = 2, debug: bool = False)
         debug: shows the traceback of such an error instead.
     """
     allow_any_text()
+    _use_utf8()
     try:
         result = start() or 0
         if sys.stdout is not None:
@@ -165,6 +168,18 @@ def allow_any_text(*streams: Any) -> None:
         # Tests and notebooks replace them; None stands for a closed one.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _use_utf8() -> None:
+    """Has this process and its children read and write files in UTF-8, whatever the locale.
+
+    Detectron2 opens configs in the encoding of the locale, such as ASCII or Latin-1.
+    """
+    if locale.getpreferredencoding(False).lower().replace("-", "") != "utf8":
+        os.environ["PYTHONUTF8"] = "1"
+        # Windows and macOS have no such locale; macOS is UTF-8 anyway.
+        with contextlib.suppress(locale.Error):
+            locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
 
 
 def _quieten() -> None:

@@ -182,3 +182,16 @@ def test_a_port_that_there_is_not_is_refused(port, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["app", "--weights=x.pth", f"--port={port}"])
     assert f"--port is {port}" in capsys.readouterr().err
+
+
+def test_files_are_utf8_in_any_locale(tmp_path):
+    """Detectron2 opens configs in the encoding of the locale."""
+    program = """
+from mvit_det.cli.main import guarded
+guarded(lambda: open("config.yaml", "w").write("\\u5706"))
+"""
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environment}, cwd=tmp_path, check=True
+    )
+    assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == "\u5706"
