@@ -77,9 +77,17 @@ def cache_path(url: str) -> Path:
     This is Detectron2's cache, `$FVCORE_CACHE` or `~/.torch/iopath_cache`, with the same folders,
     so that neither downloads what the other has. Files of other servers get a folder with the
     server's name.
+
+    Raises:
+        CheckpointError: this user has no home folder.
     """
     parts = urlsplit(url)
-    folder = Path(os.environ.get("FVCORE_CACHE") or "~/.torch/iopath_cache").expanduser()
+    try:
+        folder = Path(os.environ.get("FVCORE_CACHE") or "~/.torch/iopath_cache").expanduser()
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"there is no home folder in which to keep '{url}'; set FVCORE_CACHE to a folder"
+        ) from error
     if parts.netloc != urlsplit(DETECTRON2_URL).netloc:
         folder /= re.sub(r"[^\w.-]", "_", parts.netloc)
     if parts.query:

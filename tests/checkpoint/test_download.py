@@ -285,3 +285,11 @@ def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "file"))
     with pytest.raises(CheckpointError, match="FVCORE_CACHE"):
         download(f"{server.url}model.pth")
+
+
+def test_a_user_without_a_home_folder_needs_another_cache(monkeypatch):
+    """As in containers that run with a number in place of a user."""
+    monkeypatch.delenv("FVCORE_CACHE", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(CheckpointError, match="FVCORE_CACHE"):
+        cache_path("https://example.org/model.pth")

@@ -46,7 +46,7 @@ def test_nothing_is_generated_at_a_url(generate, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_registered_datasets_are_not_generated_at_a_url(tmp_path, monkeypatch):
+def test_registered_datasets_are_not_generated_at_a_url(tmp_path, monkeypatch, shapes_root):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", URL)
     name = "generated_at_a_url"
@@ -61,8 +61,7 @@ def test_registered_datasets_are_not_generated_at_a_url(tmp_path, monkeypatch):
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-        monkeypatch.delenv("DETECTRON2_DATASETS")
-        register_shapes()
+        register_shapes(shapes_root)
     assert list(tmp_path.iterdir()) == []
 
 
