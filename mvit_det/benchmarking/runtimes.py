@@ -209,7 +209,7 @@ def _pytorch_run(name: str, exportable: Exportable, image: np.ndarray) -> Run:
     graph: Any = exportable.graph
     canvas = torch.from_numpy(_inputs(image, exportable.metadata)[0])
     is_detector = exportable.metadata.task == "detection"
-    # What runs in the autocast type and can be compiled; of a video classifier that is all.
+    # The part that runs in the autocast type and can be compiled: all of a video classifier.
     backbone: nn.Module = model.backbone if is_detector else model
     if exportable.metadata.task == "video_classification":
         backbone = model.classifier

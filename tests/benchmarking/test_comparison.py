@@ -23,6 +23,8 @@ from mvit_det.benchmarking.memory import DoesNotFitError, peak_memory
 from mvit_det.benchmarking.workload import Workload, build
 from mvit_det.errors import ConfigError, DeviceError
 
+pytestmark = pytest.mark.slow
+
 PICO = dict(size="pico", image_size=(64, 96), repeats=1, warmup=0)
 
 

@@ -158,6 +158,7 @@ def test_names_that_are_too_long_are_one_line(arguments, tmp_path, monkeypatch, 
     assert "File name too long" in error
 
 
+@pytest.mark.slow
 def test_output_needs_no_utf8(tmp_path):
     """Class names, names of files and our own dashes are printed as escapes."""
     generate_shapes(tmp_path / "shapes", 1, 64, seed=0)

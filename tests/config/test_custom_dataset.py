@@ -346,6 +346,7 @@ def test_trains_and_evaluates_again_from_the_saved_config(own):
     assert json.loads(results.read_text()) == at_the_end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "masks", "tasks"),
     [(CASCADE, False, {"bbox"}), (RETINANET, True, {"bbox"}), (LVIS, True, {"bbox", "segm"})],

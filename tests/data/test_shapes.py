@@ -230,6 +230,7 @@ def test_only_generated_datasets_are_overwritten(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_signal", [signal.SIGINT, signal.SIGKILL], ids=["int", "kill"])
 def test_an_interrupted_run_leaves_nothing_half_made(tmp_path, stop_signal):
     output = tmp_path / "set"

@@ -286,6 +286,7 @@ def damaged(run, tmp_path):
     return root
 
 
+@pytest.mark.slow
 @table(RUNS)
 def test_a_training_that_cannot_go_on_says_why(case, run, request, tmp_path):
     environment = {}

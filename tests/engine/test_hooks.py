@@ -171,6 +171,7 @@ def test_without_early_stopping_or_with_patience_a_training_is_complete(tmp_path
         assert results["bbox"]["AP"] == 5.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupted", [3, 5, 7])
 def test_early_stopping_counts_on_after_a_resume(tmp_path, interrupted):
     run(tmp_path, interrupted, {**FALLING, 3: 0.0, 5: 0.0, 7: 0.0}, patience=2)

@@ -115,6 +115,7 @@ def test_weights_for_other_classes_are_not_evaluated(tmp_path):
             evaluate_checkpoint(config, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_images")
 def test_loader_and_evaluator_are_built_once(tmp_path, monkeypatch):
     built = []

@@ -127,6 +127,7 @@ def test_bad_outputs_are_named(mask_rcnn, tmp_path):
         export(mask_rcnn, tmp_path / "detector.tflite", "tflite")
 
 
+@pytest.mark.slow
 def test_bad_calibrations_are_named(onnx_file, tmp_path):
     pytest.importorskip("nncf")
     noise = np.zeros((*SIZE, 3), np.uint8)

@@ -33,6 +33,8 @@ from tests.export.detectors import CLASSES, CONFIGS, make_classifier
 for library in ("onnxscript", "onnxruntime", "openvino"):
     pytest.importorskip(library)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):

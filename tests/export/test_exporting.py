@@ -32,6 +32,7 @@ def test_onnx_equals_pytorch(session, mask_rcnn, onnx_file, images):
     assert_equal(compare(mask_rcnn, session(onnx_file), images), images)
 
 
+@pytest.mark.slow
 def test_openvino_and_torch_files_equal_pytorch(mask_rcnn, images, tmp_path):
     export(mask_rcnn, tmp_path / "detector.xml", "openvino")
     export(mask_rcnn, tmp_path / "detector.pt2", "torch")

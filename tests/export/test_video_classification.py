@@ -29,6 +29,8 @@ from tests.prediction.test_video_classifier import write_noise
 for library in ("onnxscript", "onnxruntime", "openvino"):
     pytest.importorskip(library)
 
+pytestmark = pytest.mark.slow
+
 SMALL = "model.classifier.depths=[1,1]"
 V1 = ("expand_attn=false", "full_query_pooling=false", "residual_pooling=false")
 OVERRIDES = {

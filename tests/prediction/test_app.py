@@ -20,6 +20,8 @@ from tests.prediction.test_sharing import noise, train
 pytest.importorskip("gradio", reason="needs Gradio: pip install 'mvit_det[app]'")
 from mvit_det.prediction.app import HINT, LOWEST_THRESHOLD, Limits, build_page, serve
 
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(megabytes=1, megapixels=1, frames=6)
 
 

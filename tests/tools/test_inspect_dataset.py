@@ -66,6 +66,7 @@ def test_errors_come_first_and_there_is_no_grid(run, shapes, tmp_path):
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.slow
 def test_mistakes_get_one_sentence(shapes, tmp_path):
     done = subprocess.run(
         [sys.executable, SCRIPT, shapes / "annotations.json", "--images", tmp_path / "nowhere"],

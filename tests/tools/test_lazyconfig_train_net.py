@@ -65,9 +65,8 @@ def metrics(output):
     return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(
-    "detector", ["mask_rcnn", pytest.param("cascade_mask_rcnn", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", ["mask_rcnn", "cascade_mask_rcnn"])
 def test_trains_and_evaluates_on_real_images(detector, small_coco, tmp_path):
     config = ("--config-file", f"configs/COCO/{detector}_mvitv2_t.py", "--device", "cpu")
     options = (*SMALL, f"train.output_dir={tmp_path}")
@@ -93,6 +92,7 @@ def test_trains_and_evaluates_on_real_images(detector, small_coco, tmp_path):
     assert json.loads(results.read_text()) == at_the_end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "value"),
     [
