@@ -168,12 +168,15 @@ def test_missing_files_and_client(copy, monkeypatch):
         mvit_det.from_pretrained("me/parts")
 
 
-@pytest.mark.parametrize("folder", ["s3://bucket/model", "", "project"])
-def test_folders_that_are_not_for_models_are_refused(folder, copy, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("folder", "named"),
+    [("s3://bucket/model", "'s3://bucket/model'"), ("", "''"), ("project", "'project/README.md'")],
+)
+def test_folders_that_are_not_for_models_are_refused(folder, named, copy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "README.md").write_text("of a project")
-    with pytest.raises(OutputError, match=folder):
+    with pytest.raises(OutputError, match=named):
         mvit_det.save_pretrained(tmp_path / "config.yaml", tmp_path / "model_final.pth", folder)
     assert (tmp_path / "project" / "README.md").read_text() == "of a project"
     assert not (tmp_path / "s3:").exists()
