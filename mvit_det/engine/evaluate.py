@@ -33,9 +33,9 @@ from .validation_loss import ValidationLoss
 
 logger = logging.getLogger(__name__)
 
-# Errors of a disk that is full, failing, or mounted read-only.
 # Folder of the results in the output folder.
 EVALUATION = "evaluation"
+# Errors of a disk that is full, failing, or mounted read-only.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
