@@ -1,6 +1,5 @@
 """Detections in one image, to draw and to save."""
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,12 +9,11 @@ import numpy as np
 import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
-from PIL import Image
 
-from ..data.folders import new_file
 from ..detection.masks import RLEMasks
 from ..drawing import draw_instances, draw_stuff
-from ..errors import ConfigError, ImageError
+from ..errors import ConfigError
+from ..runtime.prediction import write_prediction
 from .panoptic import PanopticSegmentation
 
 if TYPE_CHECKING:
@@ -153,17 +151,4 @@ class Prediction:
         Raises:
             ImageError: the file extension is unknown, or the file cannot be written.
         """
-        suffix = Path(path).suffix.lower()
-        try:
-            with new_file(path) as temporary:
-                if suffix == ".json":
-                    temporary.write_text(json.dumps(self.to_coco(image_id)), encoding="utf-8")
-                else:
-                    Image.fromarray(self.draw()).save(temporary, quality=95)
-        except OSError as error:
-            raise ImageError(f"cannot write '{path}' ({error.strerror or error})") from error
-        except ValueError as error:
-            raise ImageError(
-                f"cannot write '{path}': unknown file extension '{suffix}'; use .jpg or .png "
-                "for an image, or .json for COCO's results"
-            ) from error
+        write_prediction(self, path, image_id)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..data.folders import new_file
 from ..drawing import draw_instances
 from ..errors import ImageError
 from .masks import encode_mask
@@ -82,17 +83,26 @@ class RuntimePrediction:
         Raises:
             ImageError: the extension is unknown, or the file cannot be written.
         """
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix.lower() == ".json":
-                path.write_text(json.dumps(self.to_coco(image_id)), encoding="utf-8")
+        write_prediction(self, path, image_id)
+
+
+def write_prediction(prediction: Any, path: str | Path, image_id: int) -> None:
+    """Writes what has `draw` and `to_coco`, as `RuntimePrediction.save` does.
+
+    Raises:
+        ImageError: the extension is unknown, or the file cannot be written; an older one stays.
+    """
+    suffix = Path(path).suffix.lower()
+    try:
+        with new_file(path) as temporary:
+            if suffix == ".json":
+                temporary.write_text(json.dumps(prediction.to_coco(image_id)), encoding="utf-8")
             else:
-                Image.fromarray(self.draw()).save(path, quality=95)
-        except OSError as error:
-            raise ImageError(f"cannot write '{path}' ({error.strerror or error})") from error
-        except ValueError as error:
-            raise ImageError(
-                f"cannot write '{path}': unknown extension '{path.suffix}'; use .jpg or .png for "
-                "an image, or .json for COCO's results"
-            ) from error
+                Image.fromarray(prediction.draw()).save(temporary, quality=95)
+    except OSError as error:
+        raise ImageError(f"cannot write '{path}' ({error.strerror or error})") from error
+    except ValueError as error:
+        raise ImageError(
+            f"cannot write '{path}': unknown file extension '{suffix}'; use .jpg or .png for an "
+            "image, or .json for COCO's results"
+        ) from error

@@ -13,6 +13,7 @@ from detectron2.structures import Boxes, Instances
 from mvit_det.cli.main import command
 from mvit_det.errors import ConfigError, ImageError
 from mvit_det.prediction import Prediction
+from mvit_det.runtime import RuntimePrediction
 from tests.prediction.test_sharing import noise, train
 
 
@@ -28,15 +29,31 @@ def prediction():
     return Prediction(np.zeros((4, 6, 3), np.uint8), found, ("bolt", "washer"), (10, 70))
 
 
+@pytest.fixture(params=["detector", "exported detector"])
+def saved(request, prediction):
+    """A prediction of either kind."""
+    if request.param == "detector":
+        return prediction
+    return RuntimePrediction(
+        image=np.zeros((4, 6, 3), np.uint8),
+        boxes=np.array([[0.5, 1, 3, 4]], np.float32),
+        scores=np.array([0.75], np.float32),
+        classes=np.array([1]),
+        masks=None,
+        class_names=("bolt", "washer"),
+        category_ids=(10, 70),
+    )
+
+
 @pytest.mark.parametrize("path", ["s3://bucket/found.png", "s3://bucket/found.json"])
-def test_nothing_is_saved_to_urls(path, prediction, tmp_path, monkeypatch):
+def test_nothing_is_saved_to_urls(path, saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ImageError, match=path):
-        prediction.save(path)
+        saved.save(path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_older_file_stays_where_the_new_one_cannot_be_written(prediction, tmp_path, monkeypatch):
+def test_an_older_file_stays_where_the_new_one_cannot_be_written(saved, tmp_path, monkeypatch):
     path = tmp_path / "found.png"
     path.write_text("older")
     (tmp_path / "home").mkdir()
@@ -45,11 +62,11 @@ def test_an_older_file_stays_where_the_new_one_cannot_be_written(prediction, tmp
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    prediction.save("~/found.png")
+    saved.save("~/found.png")
     assert (tmp_path / "home" / "found.png").is_file()
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(ImageError, match="No space left"):
-        prediction.save(path)
+        saved.save(path)
     assert path.read_text() == "older"
     assert len(list(tmp_path.iterdir())) == 2
 
