@@ -54,12 +54,14 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             folder.
 
     Raises:
-        OSError: the file cannot be written, as its path is a URL, for example.
+        OSError: the file cannot be written, as its path is a URL or a folder, for example.
     """
     if is_url(path):
         raise OSError(errno.EINVAL, "files are not written to URLs", path)
     target = Path(os.path.realpath(os.path.expanduser(path)))
-    if target.exists() and not (target.is_file() or target.is_dir()):
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if target.exists() and not target.is_file():
         # A device, such as /dev/null, or a pipe: it must not become a file.
         yield target
         return

@@ -1,7 +1,8 @@
 """Writing videos frame by frame, in constant memory."""
 
-import errno
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 
 from ..errors import ImageError
+from .folders import new_file
 from .videos import VideoReader, check_video_path
 
 # MPEG-4, which OpenCV's wheels write on every platform and players read.
@@ -25,13 +27,20 @@ class VideoWriter:
         """Prepares the writer; the file and its folder are created with the first frame.
 
         Args:
-            path: with the extension `.mp4`; an existing file is replaced.
+            path: with the extension `.mp4`; an existing file is replaced at the end.
             rate: frames per second.
+
+        Raises:
+            ImageError: the path has another extension, or OpenCV cannot open it.
         """
-        self.path = Path(path)
-        self._unfinished = self.path.with_name(f".{self.path.stem[:50]}.{os.getpid()}.tmp.mp4")
+        if os.path.splitext(path)[1].lower() != ".mp4":
+            raise ImageError(f"cannot write a video to '{path}'; name an .mp4 file")
+        check_video_path(path)
+        self.path = path
         self.rate = rate
         self._writer: cv2.VideoWriter | None = None
+        self._file = ExitStack()  # holds `new_file` from the first frame to the last
+        self._unfinished = Path()
         self._written = 0
 
     def write(self, frame: np.ndarray) -> None:
@@ -41,24 +50,7 @@ class VideoWriter:
             ImageError: the file cannot be written.
         """
         if self._writer is None:
-            height, width = frame.shape[:2]
-            codec = cv2.VideoWriter.fourcc(*CODEC)
-            check_video_path(self.path)
-            try:
-                if self.path.is_dir():
-                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._writer = cv2.VideoWriter(
-                    str(self._unfinished), codec, self.rate, (width, height)
-                )
-            except OSError as error:
-                reason = error.strerror or error
-                raise ImageError(f"cannot write '{self.path}' ({reason})") from error
-            if not self._writer.isOpened():
-                raise ImageError(
-                    f"cannot write the video '{self.path}'; choose a writable folder, or install "
-                    f"opencv-python-headless if your OpenCV lacks the codec {CODEC}"
-                )
+            self._writer = self._open(*frame.shape[:2])
         self._writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
         self._written += 1
 
@@ -71,18 +63,13 @@ class VideoWriter:
         """
         if self._writer is None:
             return
-        self._writer.release()
-        self._writer = None
-        try:
-            found = _count_frames(self._unfinished)
+        with self._explain_write_errors(), self._file:
+            found = self._finish()
             if found != self._written:
                 raise ImageError(
                     f"'{self.path}' has {found} of the {self._written} frames written; is the "
                     "disk full?"
                 )
-            os.replace(self._unfinished, self.path)
-        finally:
-            self._unfinished.unlink(missing_ok=True)
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -95,16 +82,41 @@ class VideoWriter:
     ) -> None:
         if kind is None:
             self.close()
-        elif self._writer is not None:
+        elif self._finish():
             # The frames so far stay playable.
-            self._writer.release()
-            if self._unfinished.is_file():
-                os.replace(self._unfinished, self.path)
+            self._file.close()
+        else:
+            self._file.__exit__(kind, error, traceback)
 
+    def _open(self, height: int, width: int) -> cv2.VideoWriter:
+        with self._explain_write_errors(), ExitStack() as file:
+            self._unfinished = file.enter_context(new_file(self.path))
+            codec = cv2.VideoWriter.fourcc(*CODEC)
+            writer = cv2.VideoWriter(str(self._unfinished), codec, self.rate, (width, height))
+            if not writer.isOpened():
+                raise ImageError(
+                    f"cannot write the video '{self.path}'; choose a writable folder, or install "
+                    f"opencv-python-headless if your OpenCV lacks the codec {CODEC}"
+                )
+            self._file = file.pop_all()
+        return writer
 
-def _count_frames(path: Path) -> int:
-    try:
-        with VideoReader(path) as reader:
-            return reader.num_frames or 0
-    except ImageError:
-        return 0
+    def _finish(self) -> int:
+        """Ends the unfinished file, and returns the number of frames in it."""
+        if self._writer is None:
+            return 0
+        self._writer.release()
+        self._writer = None
+        try:
+            with VideoReader(self._unfinished) as reader:
+                return reader.num_frames or 0
+        except ImageError:
+            return 0
+
+    @contextmanager
+    def _explain_write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise ImageError(f"cannot write '{self.path}' ({reason})") from error

@@ -75,13 +75,53 @@ def test_files_that_are_not_videos(tmp_path):
             VideoReader(path)
 
 
-def test_places_that_cannot_be_written(tmp_path):
+def test_places_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(ImageError, match="cannot write '.*file/clip.mp4'"):
         write(tmp_path / "file" / "clip.mp4", frames(1))
     (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(ImageError, match="cannot write '.*folder.mp4'"):
         write(tmp_path / "folder.mp4", frames(1))
+    with pytest.raises(ImageError, match="cannot write a video to '.*clip.avi'; name an .mp4 file"):
+        write(tmp_path / "clip.avi", frames(1))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImageError, match="cannot write 's3://bucket/clip.mp4' .*URLs"):
+        write("s3://bucket/clip.mp4", frames(1))
+    assert {each.name for each in tmp_path.iterdir()} == {"file", "folder.mp4"}
+
+
+def test_the_home_folder_and_links(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write("~/clip.mp4", frames(3))
+    link = tmp_path / "link.mp4"
+    link.symlink_to(tmp_path / "clip.mp4")
+    write(link, frames(4))
+    assert link.is_symlink()
+    assert len(read(tmp_path / "clip.mp4")[0]) == 4
+
+
+def test_nothing_is_left_of_a_video_that_nobody_can_play(tmp_path):
+    path = write(tmp_path / "clip.mp4", frames(3))
+    content = path.read_bytes()
+
+    def interrupted():
+        yield from frames(5)
+        next(tmp_path.glob(".*")).unlink()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(path, interrupted())
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_closed_video_can_be_closed_again(tmp_path):
+    writer = VideoWriter(tmp_path / "clip.mp4", 10)
+    for frame in frames(3):
+        writer.write(frame)
+    writer.close()
+    writer.close()
+    assert len(read(tmp_path / "clip.mp4")[0]) == 3
 
 
 def test_missing_frames_are_noticed(tmp_path):
