@@ -1,5 +1,10 @@
 """Errors that a user can fix: one sentence that says what is wrong, where, and what to do."""
 
+import errno
+
+# Numbers of the operating system's errors about a disk that is full, damaged or read-only.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
 
 class MViTDetError(Exception):
     """Base of the errors below; the tools print its text without a traceback."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import __version__
-from ..errors import MViTDetError
+from ..errors import DISK_ERRORS, MViTDetError
 
 # Name of a command → its summary. The module has the same name, with underscores.
 COMMANDS = {
@@ -53,7 +53,7 @@ INSTALL = {
     "torchvision": "torchvision; install it with 'pip install torch torchvision'",
 }
 # Of the disk, and of a missing folder for temporary files, which name no file.
-_FILE_ERRORS = errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS
+_FILE_ERRORS = errno.ENOENT, *DISK_ERRORS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,6 @@
 """Evaluation of the model of a config."""
 
 import copy
-import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from ..config.validation import locate_target
 from ..data import check_datasets
 from ..data.loading import EvaluationLoader, explain_worker_deaths
 from ..detection.build import has_views, wrap_detector
-from ..errors import CheckpointError, OutputError
+from ..errors import DISK_ERRORS, CheckpointError, OutputError
 from ..evaluation import inference_on_dataset, save_report
 from ..visualization import save_prediction_grid
 from .hooks import unknown_metric
@@ -35,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 # Folder of the results in the output folder.
 EVALUATION = "evaluation"
-# Errors of a disk that is full, failing, or mounted read-only.
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 class Evaluation:
@@ -238,7 +235,7 @@ def _disk_errors_explained() -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         reason = disk_error(error)
-        if reason is None or reason.errno not in _DISK_ERRORS:
+        if reason is None or reason.errno not in DISK_ERRORS:
             raise
         raise OutputError(
             f"cannot write results of the evaluation ({reason.strerror}); make room there, or "
