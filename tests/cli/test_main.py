@@ -2,11 +2,14 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import mvit_det
 from mvit_det.cli.arguments import expand_homes
 from mvit_det.cli.main import COMMANDS, command, main
 from mvit_det.data import generate_shapes
@@ -92,7 +95,8 @@ for name in COMMANDS:
 
 
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
-    script = f"set -o pipefail; {sys.executable} -m mvit_det.cli models --configs | true"
+    python = shlex.quote(sys.executable)
+    script = f"set -o pipefail; {python} -m mvit_det.cli models --configs | true"
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -191,7 +195,13 @@ def test_files_are_utf8_in_any_locale(tmp_path):
 from mvit_det.cli.main import guarded
 guarded(lambda: open("config.yaml", "w").write("\\u5706"))
 """
-    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    # In this locale, an editable installation in a folder beyond ASCII is not found.
+    environment = {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONPATH": str(Path(mvit_det.__file__).parents[1]),
+    }
     subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **environment}, cwd=tmp_path, check=True
     )
