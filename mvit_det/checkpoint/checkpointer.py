@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -273,12 +274,13 @@ def check_class_names(
     Raises:
         CheckpointError: they differ.
     """
-    known = list(metadata.get("class_names") or class_names)
-    if class_names and known != list(class_names):
+    saved = list(metadata.get("class_names") or class_names)
+    if class_names and saved != list(class_names):
         raise CheckpointError(
-            f"'{path}' was trained for other classes ({_listed(known)}) than the config has "
-            f"({_listed(class_names)}); use the dataset of the checkpoint, or train a new head for "
-            f"these classes with train.init_checkpoint='{path}' train.reset_head=True"
+            f"'{path}' was trained for other classes ({_listed(saved)}) than the config has "
+            f"({_listed(class_names)}): {_difference(saved, class_names)}; use the dataset of the "
+            "checkpoint, or train a new head for these classes with "
+            f"train.init_checkpoint='{path}' train.reset_head=True"
         )
 
 
@@ -291,6 +293,20 @@ def _without_tensors(resumed: Resumed | None) -> Resumed | None:
         return value
 
     return resumed and Resumed(resumed.path, strip(resumed.metadata))
+
+
+def _difference(saved: Sequence[str], wanted: Sequence[str]) -> str:
+    """The names that only one of two lists has, or else the first that are in another order."""
+    sides = {"checkpoint": (saved, wanted), "config": (wanted, saved)}
+    alone = {
+        side: [repr(name) for name in names if name not in others]
+        for side, (names, others) in sides.items()
+    }
+    if any(alone.values()):
+        return " and ".join(f"only the {s} has {_listed(n)}" for s, n in alone.items() if n)
+    pairs = enumerate(zip_longest(map(repr, saved), map(repr, wanted), fillvalue="missing"))
+    number, (first, second) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+    return f"class {number} is {first} in the checkpoint and {second} in the config"
 
 
 def _listed(names: Sequence[str]) -> str:

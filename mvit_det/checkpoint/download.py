@@ -11,6 +11,7 @@ import http.client
 import logging
 import os
 import re
+import shlex
 import time
 import urllib.error
 import urllib.parse
@@ -22,6 +23,7 @@ from iopath.common.file_io import file_lock
 from tqdm import tqdm
 
 from ..errors import CheckpointError
+from .state import is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +62,7 @@ def local_path(address: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"cannot open {text!r} ({error})") from error
     if is_folder:
-        raise CheckpointError(
-            f"'{path}' is a directory; name a file of weights in it, such as model_final.pth"
-        )
+        raise CheckpointError(_instead_of_folder(path))
     if not is_file:
         raise CheckpointError(
             f"there is no file '{text}'; give weights as a file, or as an http(s):// or "
@@ -121,6 +121,20 @@ def download(url: str) -> Path:
             "a folder with enough space"
         ) from error
     return target
+
+
+def _instead_of_folder(path: Path) -> str:
+    """A sentence that says which file to name in place of a folder."""
+    if not is_sharded(path):
+        return f"'{path}' is a directory; name a file of weights in it, such as model_final.pth"
+    file = path.with_name(f"{path.name}.pth")
+    if file.is_file():
+        return f"'{path}' is a sharded checkpoint; name '{file}', which holds its weights"
+    paths = shlex.join([str(path), str(file)])
+    return (
+        f"'{path}' is a sharded checkpoint; if you trust its origin, write its weights to a file "
+        f"with: mvit-det convert-weights {paths} --to mvit_det --trust-checkpoint"
+    )
 
 
 def _check_url(url: str) -> None:

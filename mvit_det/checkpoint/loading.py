@@ -13,6 +13,7 @@ from .download import local_path
 from .files import read_file
 from .formats import Weights, recognise
 from .matching import LoadReport, Purpose, check, match
+from .state import is_sharded, read_shards
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +54,15 @@ def read_weights(path: str | Path, *, trust: bool = False) -> Weights:
     """Reads a file of any of the formats.
 
     Args:
-        path: as for `load_weights`.
+        path: as for `load_weights`; with `trust` also the folder of a sharded checkpoint, whose
+            index PyTorch reads with pickle.
         trust: as for `load_weights`.
 
     Raises:
         CheckpointError: the file cannot be downloaded or read, or holds no weights.
     """
+    if trust and is_sharded(path):
+        return recognise(read_shards(Path(path).expanduser()), str(path))
     return recognise(read_file(local_path(path), trust=trust), str(path))
 
 

@@ -1,10 +1,12 @@
 """The state of a distributed training: as full tensors in the main process, or as shards."""
 
+import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,11 +14,12 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
 
 from ..errors import CheckpointError, MViTDetError
-from .files import save_torch
+from .files import read_file, save_torch
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +150,7 @@ def save_shards(state: Mapping[str, Any], folder: Path, before: Callable[[], Non
         dcp.save(tensors, checkpoint_id=temporary)
     # It carries the errors of all ranks, to all ranks.
     except dcp.CheckpointException as error:
-        raise _cannot_write(folder, next(iter(error.failures.values()))[0]) from error
+        raise _cannot_write(folder, _first_failure(error)) from error
     from_main_process(finish)
 
 
@@ -169,14 +172,54 @@ def load_shards(state: Mapping[str, Any], folder: Path, saved: Mapping[str, Any]
     """
     tensors: dict[str, Tensor] = {}
     merged = {key: _merge(saved[key], item, key, tensors) for key, item in state.items()}
-    try:
+    with _readable(folder):
         dcp.load(tensors, checkpoint_id=folder)
-    except (dcp.CheckpointException, OSError, RuntimeError) as error:
+    return merged
+
+
+def read_shards(folder: Path) -> dict[str, Any]:
+    """Reads the weights in a folder of `save_shards` in this process alone, as full tensors.
+
+    As `load_shards`, for checkpoints of one's run alone. Tensors of other states are None.
+
+    Raises:
+        CheckpointError: the folder cannot be read.
+    """
+    content = read_file(folder / STATE_FILE)
+    with _readable(folder):
+        saved = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        weights = {
+            place: torch.empty(item.size, dtype=item.properties.dtype)
+            for place, item in saved.items()
+            if place.startswith("model.") and isinstance(item, TensorStorageMetadata)
+        }
+        dcp.load(weights, checkpoint_id=folder, no_dist=True)
+    return {**content, "model": {p.removeprefix("model."): w for p, w in weights.items()}}
+
+
+def is_sharded(path: str | Path) -> bool:
+    """Whether a path is a folder of `save_shards`."""
+    return os.path.isfile(os.path.join(os.path.expanduser(path), STATE_FILE))
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Turns errors about a folder of `save_shards` into one sentence.
+
+    Raises:
+        CheckpointError: the folder cannot be read.
+    """
+    try:
+        yield
+    except (dcp.CheckpointException, EOFError, OSError, RuntimeError, UnpicklingError) as error:
+        cause: BaseException = error
+        if isinstance(error, dcp.CheckpointException):
+            cause = _first_failure(error)
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise CheckpointError(
-            f"the sharded checkpoint '{folder}' cannot be read ({error}); delete it to resume the "
+            f"the sharded checkpoint '{folder}' cannot be read ({reason}); delete it to resume the "
             "one before"
         ) from error
-    return merged
 
 
 def _merge(saved: Any, state: Any, place: str, tensors: dict[str, Tensor]) -> Any:
@@ -190,6 +233,10 @@ def _merge(saved: Any, state: Any, place: str, tensors: dict[str, Tensor]) -> An
         key: _merge(item, state[key], f"{place}.{key}", tensors) if key in state else item
         for key, item in saved.items()
     }
+
+
+def _first_failure(error: dcp.CheckpointException) -> BaseException:
+    return next(iter(error.failures.values()))[0]
 
 
 def _cannot_write(path: Path, error: BaseException) -> CheckpointError:

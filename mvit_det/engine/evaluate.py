@@ -18,6 +18,7 @@ from torch import nn
 from ..acceleration import accelerate
 from ..checkpoint import Checkpointer, check_class_names, fill_model, read_weights
 from ..checkpoint.files import disk_error
+from ..checkpoint.state import is_sharded
 from ..config.loading import build_model, prepare_output_dir
 from ..config.validation import locate_target
 from ..data import check_datasets
@@ -182,6 +183,8 @@ def evaluate_checkpoint(
     checkpointer = Checkpointer(model, config.train.output_dir, trust=trust_checkpoint)
     if resume and (found := checkpointer.checkpoints()):
         path = found[0]
+        # A run trusts its own shards, as when it resumes.
+        trust_checkpoint = trust_checkpoint or is_sharded(path)
     if not path:
         raise CheckpointError(
             "there are no weights to evaluate: name a file with train.init_checkpoint=…, or use "

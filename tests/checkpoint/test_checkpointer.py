@@ -289,6 +289,25 @@ def test_other_classes_are_not_resumed(tmp_path):
     assert resume(tmp_path)[0] == 2
 
 
+NUMBERED = [f"class{number}" for number in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shown"),
+    [
+        ([*NUMBERED[:29], "cat"], r"only the checkpoint has 'class29' and only the config has 'cat'"),
+        (NUMBERED[:29], r"30 in all.*29 in all.*only the checkpoint has 'class29';"),
+        ([*NUMBERED[:28], "class29", "class28"], r"class 28 is 'class28' .* and 'class29' in"),
+        ([*NUMBERED, "class0"], r"class 30 is missing in the checkpoint and 'class0' in the config"),
+        ([f"{name} " for name in NUMBERED], r"only the config has 'class0 ', .*30 in all;"),
+    ],
+)
+def test_differences_of_long_lists_of_classes_are_shown(wanted, shown, tmp_path):
+    save_run(tmp_path, 2, class_names=NUMBERED)
+    with pytest.raises(CheckpointError, match=shown):
+        resume(tmp_path, class_names=wanted)
+
+
 def test_objects_that_could_not_be_read_again_are_not_written(tmp_path):
     checkpointer = Checkpointer(nn.Linear(3, 2), tmp_path)
     with pytest.raises(CheckpointError, match=r"'state.loader' .*Linear"):
