@@ -1,6 +1,6 @@
 """Image classification with a trained model, with the scores that an evaluation computes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models import get_weight
 
-from ..checkpoint import fill_model, read_weights
-from ..config import build_model, choose_device, find_config
+from ..config import find_config
 from ..data.classification_mapper import ClassificationMapper
 from ..data.images import read_image
 from ..errors import CheckpointError, ConfigError
@@ -22,15 +21,15 @@ from ..runtime.classification import ClassScore, rank_classes
 from ..runtime.preprocessing import check_array
 from .classes import find_class_names
 from .predictor import Source, Sources
+from .trained import TrainedModel
 
 IMAGENET_CLASSES = 1000
 
 
-class TrainedClassifier:
+class TrainedClassifier(TrainedModel):
     """A model with the preprocessing of its evaluation and the names of its classes.
 
     Attributes:
-        model: in evaluation mode.
         mapper: makes what the model takes.
         class_names: one name per class, see `find_class_names`; those of `standard_names` come
             before those of the dataset.
@@ -88,22 +87,22 @@ class TrainedClassifier:
             )
         self.top = top
         self.batch_size = batch_size
-        content = read_weights(weights, trust=trust_checkpoint)
-        self.model = build_model(config)
-        fill_model(self.model, content, weights)
-        self.model.to(choose_device(str(device or ""))).eval()
+        super().__init__(config, weights, device, trust_checkpoint)
         num_classes = config.model.num_classes
         self.class_names = find_class_names(
-            config, content.metadata, weights, num_classes, self.standard_names(num_classes)
+            config, self.metadata, weights, num_classes, self.standard_names(num_classes)
         )
 
     def standard_names(self, num_classes: int) -> tuple[str, ...]:
         """Names for weights without any, if the number of classes is that of ImageNet; else ()."""
         return imagenet_class_names() if num_classes == IMAGENET_CLASSES else ()
 
-    def best(self, scores: Tensor) -> list[ClassScore]:
-        """The `top` classes, the most probable first, from (num_classes,) scores."""
-        return rank_classes(scores.numpy(force=True), self.class_names, self.top)
+    def rank(self, inputs: Iterable[Tensor]) -> list[list[ClassScore]]:
+        """Runs the model, and ranks the `top` classes of each input, the most probable first."""
+        with self.predicting():
+            outputs = self.model([{"image": each} for each in inputs])
+            scores = [output["scores"].numpy(force=True) for output in outputs]
+        return [rank_classes(each, self.class_names, self.top) for each in scores]
 
 
 class Classifier(TrainedClassifier):
@@ -154,11 +153,9 @@ class Classifier(TrainedClassifier):
         image = self.mapper.transform(Image.fromarray(np.ascontiguousarray(pixels)))
         return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
-    @torch.no_grad()
     def classify(self, prepared: Sequence[Tensor]) -> list[list[ClassScore]]:
         """Finds the most probable classes of prepared images."""
-        outputs = self.model([{"image": image} for image in prepared])
-        return [self.best(output["scores"]) for output in outputs]
+        return self.rank(prepared)
 
 
 def imagenet_class_names() -> tuple[str, ...]:

@@ -1,7 +1,5 @@
 """From images to predictions, with the numbers that an evaluation computes."""
 
-import logging
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,20 +15,18 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from ..acceleration import accelerate
-from ..checkpoint import fill_model, read_weights
-from ..config import build_model, choose_device, find_config
+from ..config import find_config
 from ..data.images import read_image
 from ..detection.build import wrap_detector
 from ..detection.merging import LOWEST_SCORE
-from ..errors import CheckpointError, ConfigError, DeviceError, ImageError
+from ..errors import CheckpointError, ConfigError, ImageError
 from ..model_zoo import list_detectors
 from ..runtime.checks import check_count
 from ..runtime.preprocessing import check_array
 from .classes import find_category_ids, find_class_names, find_stuff
 from .panoptic import read_output
 from .prediction import Prediction
-
-logger = logging.getLogger(__name__)
+from .trained import TrainedModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -47,7 +43,7 @@ class PreparedImage:
     model_input: Tensor
 
 
-class Predictor:
+class Predictor(TrainedModel):
     """A detector that takes images as they are and returns boxes, masks, classes and scores.
 
         predictor = Predictor("output/config.yaml", "output/model_final.pth", score_threshold=0.5)
@@ -63,11 +59,7 @@ class Predictor:
     `inference.slices.tile_size=1024`, turns on test-time augmentation or slices; see
     `mvit_det.detection`.
 
-    One predictor can serve several threads. After a fork it runs on one CPU thread, and not on
-    CUDA: processes that need more build their own.
-
     Attributes:
-        model: the detector, in evaluation mode.
         detector: the model, or with test-time augmentation or slices its wrapper.
         class_names: one for each class, from the checkpoint; if that has none, from
             `data.class_names` of the config, then from the dataset that the config evaluates on if
@@ -145,24 +137,17 @@ class Predictor:
         self._dtype = DTYPES[dtype]
         self._image_format = mapper.image_format
         self._augmentations = T.AugmentationList(instantiate(mapper.augmentations))
-        self._device = torch.device(choose_device(str(device or "")))
-        # Parameters made in a caller's inference mode could not be used outside of it.
-        with torch.inference_mode(False):
-            content = read_weights(weights, trust=trust_checkpoint)
-            self.model = build_model(config)
-            fill_model(self.model, content, weights)
-            self.model.to(self._device).eval()
-            accelerate(self.model)
+        super().__init__(config, weights, device, trust_checkpoint)
+        accelerate(self.model)
         self.detector = self._choose_detector(config, score_threshold)
         num_classes = _count_classes(self.model)
-        self.class_names = find_class_names(config, content.metadata, weights, num_classes)
-        self.category_ids = find_category_ids(config, content.metadata, weights, num_classes)
+        self.class_names = find_class_names(config, self.metadata, weights, num_classes)
+        self.category_ids = find_category_ids(config, self.metadata, weights, num_classes)
         head = getattr(self.model, "sem_seg_head", None)
         self._stuff: dict[int, str] = {}
         if head is not None:
             num_kinds = head.predictor.out_channels
             self._stuff = find_stuff(config, self.category_ids, num_kinds)
-        self._process = os.getpid()
 
     @overload
     def __call__(self, images: Source) -> Prediction: ...
@@ -218,20 +203,18 @@ class Predictor:
 
     def predict(self, prepared: Sequence[PreparedImage]) -> list[Prediction]:
         """Detects objects in prepared images; those of equal size share a forward pass."""
-        self._check_process()
         of_size = defaultdict(list)
         for index, image in enumerate(prepared):
             of_size[image.model_input.shape].append(index)
         predictions: dict[int, Prediction] = {}
-        for indexes in of_size.values():
-            for start in range(0, len(indexes), self.batch_size):
-                batch = indexes[start : start + self.batch_size]
-                predictions.update(zip(batch, self._run([prepared[index] for index in batch])))
+        with self.predicting():
+            for indexes in of_size.values():
+                for start in range(0, len(indexes), self.batch_size):
+                    batch = indexes[start : start + self.batch_size]
+                    found = self._run([prepared[index] for index in batch])
+                    predictions.update(zip(batch, found))
         return [predictions[index] for index in range(len(prepared))]
 
-    # Not in inference mode, even if the caller is: the results are ordinary tensors.
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def _run(self, batch: Sequence[PreparedImage]) -> list[Prediction]:
         inputs = [
             {
@@ -254,7 +237,7 @@ class Predictor:
 
     def _detect(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         enabled = self._dtype != torch.float32
-        with torch.autocast(self._device.type, self._dtype, enabled=enabled):
+        with torch.autocast(self.device.type, self._dtype, enabled=enabled):
             outputs: list[dict[str, Any]] = self.detector(inputs)
         for output in outputs:
             # NumPy has no bf16.
@@ -278,27 +261,6 @@ class Predictor:
         if score_threshold is not None and not (wrapper and merges_by_fusion):
             _set_score_threshold(self.model, score_threshold)
         return wrapper or self.model
-
-    def _check_process(self) -> None:
-        """Makes a predictor that was built before a fork work in the forked process.
-
-        Raises:
-            DeviceError: it runs on CUDA, which does not survive a fork.
-        """
-        if os.getpid() == self._process:
-            return
-        if self._device.type == "cuda":
-            raise DeviceError(
-                "this predictor was built on CUDA before the process was forked; build it in each "
-                "process, or start processes with multiprocessing.set_start_method('spawn')"
-            )
-        # The threads of the parent do not exist here, and PyTorch would wait for them forever.
-        torch.set_num_threads(1)
-        self._process = os.getpid()
-        logger.warning(
-            "This predictor was built before the process was forked and now runs on one thread; "
-            "build it in each process to use more"
-        )
 
 
 def _set_score_threshold(model: nn.Module, threshold: float) -> None:

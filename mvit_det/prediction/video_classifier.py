@@ -33,11 +33,9 @@ class VideoClassifier(BaseVideoClassifier, TrainedClassifier):
         """Yields the clips of a video, see `cut_clips`."""
         return cut_clips(video, self.mapper.sampling, self.mapper.crop)
 
-    @torch.no_grad()
     def classify(self, clips: Sequence[np.ndarray]) -> list[list[ClassScore]]:
         """Finds the most probable classes of clips, (views, 3, T, S, S) uint8 RGB each."""
-        outputs = self.model([{"image": torch.from_numpy(views)} for views in clips])
-        return [self.best(output["scores"]) for output in outputs]
+        return self.rank(map(torch.from_numpy, clips))
 
     def standard_names(self, num_classes: int) -> tuple[str, ...]:
         """Kinetics-400's names, as torchvision spells them, for as many classes; else ()."""

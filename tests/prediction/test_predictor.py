@@ -1,11 +1,7 @@
 """Predictions: equal to those of an evaluation, with the right names, and refused for bad input."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -329,74 +325,6 @@ def test_older_checkpoints_of_custom_datasets(content, ids, message, pico, tmp_p
     assert len(predictor(random_image()).to_coco()) > 0
     warnings = [record.getMessage() for record in caplog.records if "category ids" in record.msg]
     assert [message in warning for warning in warnings] == [True] * bool(message)
-
-
-def test_inference_mode_at_any_time(pico, predictor):
-    images = [random_image(64, 96), random_image(96, 80)]
-    expected = [prediction.instances for prediction in predictor(images)]
-    with torch.inference_mode():
-        inside = Predictor(*pico, device="cpu")
-        found = inside(images)
-    for prediction, other, instances in zip(found, inside(images), expected):
-        assert_same(prediction.instances, instances)
-        assert_same(other.instances, instances)
-        assert not prediction.instances.scores.is_inference()
-    assert not any(parameter.is_inference() for parameter in inside.model.parameters())
-
-
-def test_threads_share_a_predictor(pico, predictor):
-    images = [random_image(48 + 8 * index, 96 - 8 * index, index) for index in range(6)]
-    expected = [prediction.instances for prediction in predictor(images)]
-    fresh = Predictor(*pico, device="cpu")
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(fresh, images * 3))
-    for prediction, instances in zip(found, expected * 3):
-        assert_same(prediction.instances, instances)
-
-
-FORKED = """
-import multiprocessing, sys
-import numpy as np, torch
-from mvit_det import Predictor
-
-torch.set_num_threads(2)  # of which the second would be missing after a fork
-predictor = Predictor(sys.argv[1], sys.argv[2], device="cpu", score_threshold=0)
-image = np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8)
-
-def find_scores(image):
-    return predictor(image).instances.scores
-
-expected = predictor(image).instances.scores
-with multiprocessing.get_context("fork").Pool(1) as pool:
-    scores = pool.apply_async(find_scores, (image,)).get(timeout=100)
-print((expected - scores).abs().max().item() < 1e-6)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_works_after_a_fork(pico, tmp_path):
-    LazyConfig.save(pico[0], str(tmp_path / "config.yaml"))
-    result = subprocess.run(
-        [sys.executable, "-c", FORKED, str(tmp_path / "config.yaml"), str(pico[1])],
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert result.stdout == "True\n", result.stderr
-    assert "built before the process was forked" in result.stderr
-
-
-def test_a_fork_on_cuda_says_what_to_do(predictor, monkeypatch):
-    monkeypatch.setattr(predictor, "_device", torch.device("cuda"))
-    monkeypatch.setattr(predictor, "_process", -1)
-    with pytest.raises(DeviceError, match="forked; build it in each process"):
-        predictor(random_image())
-
-
-def test_device_as_an_object(pico):
-    assert len(Predictor(*pico, device=torch.device("cpu"))(random_image()).instances) > 0
 
 
 def test_published_detector_by_its_name(tmp_path, monkeypatch):
