@@ -119,11 +119,11 @@ class OpenVinoSession:
         except RuntimeError as error:
             raise ExportError(f"OpenVINO cannot load '{path}': {_first_line(error)}") from error
         self.metadata = Metadata.from_json(text, str(path))
-        self._request = self.compiled.create_infer_request()
 
     def run(self, *inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Computes the outputs, by name."""
-        outputs = self._request.infer(list(inputs))
+        # One request serves one thread at a time.
+        outputs = self.compiled.create_infer_request().infer(list(inputs))
         return {key.any_name: value.copy() for key, value in outputs.items()}
 
 

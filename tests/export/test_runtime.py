@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,6 +211,38 @@ subprocess.run(["true"])
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == "a child ended\n"
+
+
+@pytest.mark.parametrize("predictor_class", [OnnxPredictor, OpenVinoPredictor])
+def test_threads_share_a_predictor(predictor_class, onnx_file, images):
+    predictor = predictor_class(onnx_file, threads=2)
+    expected = [predictor(image).scores for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = [prediction.scores for prediction in pool.map(predictor, images * 4)]
+    for scores, other in zip(found, expected * 4, strict=True):
+        np.testing.assert_array_equal(scores, other)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("predictor_class", [OnnxPredictor, OpenVinoPredictor])
+def test_works_after_a_fork(predictor_class, onnx_file):
+    """In a process without PyTorch, whose threads do not survive a fork."""
+    program = f"""
+import multiprocessing, numpy as np
+from mvit_det.runtime import {predictor_class.__name__}
+predictor = {predictor_class.__name__}("{onnx_file}", threads=2)
+image = np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8)
+def find_scores():
+    return predictor(image).scores
+expected = find_scores()
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    scores = pool.apply_async(find_scores).get(timeout=60)
+print(len(scores) > 0 and np.array_equal(scores, expected))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.stdout == "True\n", result.stderr
 
 
 def test_importing_the_runtime_loads_no_pytorch():
