@@ -362,6 +362,8 @@ ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
     "load_records": {
         "names": Field(str | list[str], "registered dataset, or several to train on"),
     },
+    "load_image_folder": {"names": Field(str, "registered dataset")},
+    "load_clips": {"names": Field(str, "registered dataset")},
     "TrainingLoader": {
         "dataset": Field(Call, "loads the records of the images"),
         "mapper": Field(Call, "makes the model's inputs of a record"),

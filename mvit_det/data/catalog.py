@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ from detectron2.data.build import (
 )
 
 from ..errors import DatasetError
-from .coco import CocoDataset, load_coco_records
+from .coco import CocoDataset, load_coco_records, read_coco, with_integers
 from .lvis import load_lvis_records
 from .shapes import GENERATED
 from .urls import absolute, check_url, is_url
+from .validation import check_dataset
 
-# Detectron2's own datasets that are read by this package's readers once a config asks for them.
-STANDARD_COCO = ("coco_2017_train", "coco_2017_val")
-STANDARD_LVIS = ("lvis_v1_train", "lvis_v1_val")
+# Modules of the functions that Detectron2 registers for annotations in these formats.
+_DETECTRON2_COCO, _DETECTRON2_LVIS = (
+    f"detectron2.data.datasets.{name}" for name in ("coco", "lvis")
+)
 # Modules that register datasets for classification when they are imported. A Python config imports
 # its own; the config.yaml of a training has only names.
 _REGISTERING = ("clip_datasets", "image_folder", "moving_shapes", "shape_classes")
@@ -33,7 +35,7 @@ _REGISTERING = ("clip_datasets", "image_folder", "moving_shapes", "shape_classes
 def load_records(names: str | Sequence[str], filter_empty: bool = True) -> list[dict[str, Any]]:
     """Loads registered datasets, as Detectron2's `get_detection_dataset_dicts` does.
 
-    COCO 2017 and LVIS v1 are read by this package from now on (`use_own_readers`).
+    Datasets in COCO's and LVIS's format are read by this package from now on (`use_own_readers`).
 
     Args:
         names: one registered name, or several whose records follow each other.
@@ -43,13 +45,14 @@ def load_records(names: str | Sequence[str], filter_empty: bool = True) -> list[
         The records in Detectron2's format.
 
     Raises:
-        DatasetError: a dataset is missing, empty or not registered, or the datasets differ in
-            their classes.
+        DatasetError: a dataset is missing, empty or not registered, has errors, all of which are
+            listed, or the datasets differ in their classes.
     """
     names = [names] if isinstance(names, str) else list(names)
     check_datasets(names)
     use_own_readers(names)
     records = [record for name in names for record in DatasetCatalog.get(name)]
+    _clean_crowds(records, names)
     classes = {tuple(MetadataCatalog.get(name).get("thing_classes", ())) for name in names}
     if len(classes) > 1:
         raise DatasetError(
@@ -103,22 +106,67 @@ def check_datasets(*names: str | Sequence[str]) -> None:
                 )
 
 
-def use_own_readers(names: Sequence[str]) -> None:
-    """Has those of Detectron2's COCO 2017 and LVIS v1 that are named read by this package.
+def use_own_readers(names: Iterable[str]) -> None:
+    """Has this package read what Detectron2's functions registered in COCO's or LVIS's format.
 
-    Annotation files are then read once per run and normalised, and LVIS loads without the package
-    `lvis`. Names, metadata and records stay Detectron2's. Other datasets are not touched.
+    Detectron2 registers its own datasets with these functions, and users theirs with
+    `register_coco_instances` and `register_lvis_instances`. Annotation files are then read once
+    per run, checked and normalised, and LVIS loads without the package `lvis`. Names, metadata and
+    records stay Detectron2's. Datasets with keypoints and other functions are not touched.
     """
-    for name in set(names).intersection(STANDARD_COCO + STANDARD_LVIS):
+    for name in names:
         metadata = MetadataCatalog.get(name)
-        files = metadata.json_file, metadata.image_root
-        if name in STANDARD_LVIS:
-            reader = functools.partial(load_lvis_records, *files, name)
+        module = getattr(DatasetCatalog.data[name], "__module__", "")
+        read: Callable[..., list[dict[str, Any]]]
+        if module == _DETECTRON2_COCO and not metadata.get("keypoint_names"):
+            read = _load_coco
+        elif module == _DETECTRON2_LVIS:
+            read = load_lvis_records
         else:
-            classes = metadata.thing_dataset_id_to_contiguous_id
-            reader = functools.partial(load_coco_records, *files, classes)
+            continue
         DatasetCatalog.remove(name)
-        DatasetCatalog.register(name, reader)
+        DatasetCatalog.register(
+            name, functools.partial(read, metadata.json_file, metadata.image_root, name)
+        )
+
+
+def _load_coco(
+    json_file: str | os.PathLike[str], folder: str | os.PathLike[str], name: str
+) -> list[dict[str, Any]]:
+    """Reads a dataset, and adds its classes to the metadata, as Detectron2 does.
+
+    Detectron2 knows those of its own datasets. Others are new here, and checked.
+    """
+    metadata = MetadataCatalog.get(name)
+    classes = metadata.get("thing_dataset_id_to_contiguous_id")
+    if classes is None:
+        dataset = read_coco(json_file)
+        check_dataset(dataset, None, need_objects=False)
+        known = list(metadata.get("thing_classes") or dataset.class_names)
+        if known != dataset.class_names:
+            raise DatasetError(
+                f"the dataset '{name}' is registered with the classes {known}, and '{json_file}' "
+                f"has {dataset.class_names}; register it without 'thing_classes'"
+            )
+        if not metadata.get("thing_classes"):
+            metadata.thing_classes = known
+        metadata.thing_dataset_id_to_contiguous_id = dataset.class_of_category
+    return load_coco_records(json_file, folder, classes)
+
+
+def _clean_crowds(records: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """Replaces `iscrowd` that is null or text, which Detectron2 takes for a crowd, in place."""
+    for record in records:
+        for annotation in record.get("annotations", ()):
+            if annotation.get("iscrowd", 0) in (0, 1):
+                continue
+            value = with_integers(annotation, "iscrowd")["iscrowd"] or 0
+            if value not in (0, 1):
+                raise DatasetError(
+                    f"an object of {', '.join(names)} has 'iscrowd': {value!r}; the function that "
+                    "is registered must give 1 for a crowded region and 0 for an object"
+                )
+            annotation["iscrowd"] = value
 
 
 def register_coco(dataset: CocoDataset, folder: str | os.PathLike[str]) -> str:

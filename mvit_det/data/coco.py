@@ -67,9 +67,9 @@ class CocoDataset:
                 problem = "is not a list of objects" if key in content else "is missing"
                 raise DatasetError(f"'{key}' {problem} in '{path}'; export it in COCO's format")
         return cls(
-            [_with_integers(image, "id", "height", "width") for image in lists["images"]],
+            [with_integers(image, "id", "height", "width") for image in lists["images"]],
             [_clean_annotation(annotation) for annotation in lists["annotations"]],
-            [_with_integers(category, "id") for category in lists["categories"]],
+            [with_integers(category, "id") for category in lists["categories"]],
             str(path),
         )
 
@@ -210,22 +210,40 @@ def load_coco_records(
 def image_path(folder: str | os.PathLike[str], file_name: Any) -> str | Path:
     r"""Returns the path of an image, which must lie in its folder; the URL if the folder is one.
 
-    `file_name` may separate folders by `\`, as Windows does, unless a file has that very name.
+    `file_name` may separate folders by `\`, as Windows does, unless a file has that very name. With
+    an empty folder it may be any absolute path.
 
     Raises:
-        DatasetError: `file_name` is not relative to the folder, or leads out of it.
+        DatasetError: `file_name` leads out of the folder.
     """
     named = isinstance(file_name, str) and bool(file_name.strip()) and "\0" not in file_name
     name = file_name if named else ""
     if "\\" in name and (is_url(folder) or not os.path.lexists(Path(folder, name))):
         name = name.replace("\\", "/")
     path = PurePath(name)
-    if not named or path.anchor or ".." in path.parts or name[1:3] == ":/":
+    leads_out = ".." in path.parts or name[1:3] == ":/"
+    if path.anchor and os.fspath(folder):
+        leads_out |= is_url(folder) or not path.is_relative_to(os.path.abspath(folder))
+    if not named or leads_out:
         raise DatasetError(
             f"the image {file_name!r} does not lie in the folder '{folder}'; name images "
             "relative to the folder and without '..'"
         )
     return join(folder, name) if is_url(folder) else Path(folder) / path
+
+
+def with_integers(item: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """A copy in which `1.0` and `"1"` and, for `iscrowd`, `true` are integers."""
+    item = dict(item)
+    for key in keys:
+        value = item.get(key)
+        if (
+            (isinstance(value, float) and value.is_integer())
+            or (isinstance(value, str) and value.isdecimal() and len(value) < 20)
+            or (isinstance(value, bool) and key == "iscrowd")
+        ):
+            item[key] = int(value)
+    return item
 
 
 # By absolute path: the file's version and what was read from it.
@@ -258,7 +276,7 @@ def _record(annotation: Mapping[str, Any], classes: Mapping[int, int]) -> dict[s
 
 
 def _clean_annotation(annotation: Mapping[str, Any]) -> dict[str, Any]:
-    clean = _with_integers(annotation, "id", "image_id", "category_id", "iscrowd")
+    clean = with_integers(annotation, "id", "image_id", "category_id", "iscrowd")
     if clean.get("iscrowd") is None:
         clean["iscrowd"] = 0
     segmentation = clean.pop("segmentation", None)
@@ -267,20 +285,6 @@ def _clean_annotation(annotation: Mapping[str, Any]) -> dict[str, Any]:
     if segmentation not in (None, [], {}):
         clean["segmentation"] = segmentation
     return clean
-
-
-def _with_integers(item: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    """A copy in which `1.0` and `"1"` and, for `iscrowd`, `true` are integers."""
-    item = dict(item)
-    for key in keys:
-        value = item.get(key)
-        if (
-            (isinstance(value, float) and value.is_integer())
-            or (isinstance(value, str) and value.isdecimal() and len(value) < 20)
-            or (isinstance(value, bool) and key == "iscrowd")
-        ):
-            item[key] = int(value)
-    return item
 
 
 def _flat(polygon: Any) -> Any:

@@ -1,14 +1,14 @@
 """LVIS without the package of that name."""
 
 import os
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import get_fed_loss_cls_weights
 from detectron2.structures import BoxMode
+from torch import Tensor
 
 from ..errors import DatasetError
 from .coco import read_json
@@ -75,21 +75,29 @@ def _complete_metadata(name: str, categories: list[dict[str, Any]]) -> None:
         ]
 
 
-def federated_weights(dataset_name: str, power: float) -> Callable[[], torch.Tensor]:
+def federated_weights(dataset_name: str | Sequence[str], power: float) -> Callable[[], Tensor]:
     """Weights by which the federated loss draws classes as negatives, for `FastRCNNOutputLayers`.
 
     Args:
-        dataset_name: that of training, registered.
+        dataset_name: that of training, registered, or several.
         power: of the number of images that show the class; 0.5 is usual.
 
     Returns:
         A function that returns one weight per class.
     """
+    names = [dataset_name] if isinstance(dataset_name, str) else list(dataset_name)
 
-    def weights() -> torch.Tensor:
-        if not MetadataCatalog.get(dataset_name).get("class_image_count"):
-            # Of generated data they are known once they are generated.
-            DatasetCatalog.get(dataset_name)
-        return get_fed_loss_cls_weights(dataset_name, power)
+    def weights() -> Tensor:
+        counts: Counter[int] = Counter()
+        for name in names:
+            if not MetadataCatalog.get(name).get("class_image_count"):
+                # Of generated data they are known once they are generated.
+                DatasetCatalog.get(name)
+            for each in MetadataCatalog.get(name).class_image_count:
+                counts[each["id"]] += each["image_count"]
+        return (
+            torch.tensor([counts[number] for number in sorted(counts)], dtype=torch.float32)
+            ** power
+        )
 
     return weights

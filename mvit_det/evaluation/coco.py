@@ -14,7 +14,7 @@ from detectron2.utils.logger import create_small_table
 from faster_coco_eval import COCO, COCOeval_faster
 from tabulate import tabulate
 
-from ..data.catalog import check_datasets
+from ..data.catalog import check_datasets, use_own_readers
 from ..data.coco import CocoDataset, read_coco
 from ..data.urls import is_url
 from ..data.validation import is_area
@@ -174,6 +174,7 @@ class COCOEvaluator(InstanceEvaluator):
 def _load(dataset_name: str) -> CocoDataset:
     """The annotations of a registered dataset, which are generated or converted if need be."""
     check_datasets(dataset_name)
+    use_own_readers([dataset_name])
     metadata = MetadataCatalog.get(dataset_name)
     json_file = metadata.get("json_file")
     if json_file and not (

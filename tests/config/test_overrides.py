@@ -3,14 +3,17 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from detectron2.data import MetadataCatalog
 
-from mvit_det.config import load_config, prepare_output_dir, rename_flags
+from mvit_det.config import build_model, load_config, prepare_output_dir, rename_flags
 from mvit_det.config.schema import RENAMED
 from mvit_det.errors import ConfigError
 from mvit_det.model_zoo import MODELS
 
-PICO = Path(__file__).resolve().parents[2] / "configs" / "shapes" / "mask_rcnn_mvitv2_pico.py"
+SHAPES = Path(__file__).resolve().parents[2] / "configs" / "shapes"
+PICO = SHAPES / "mask_rcnn_mvitv2_pico.py"
 
 
 @pytest.mark.parametrize(
@@ -63,12 +66,29 @@ def test_names_of_registered_datasets_may_have_any_letters():
 
 
 @pytest.mark.parametrize(
-    "override",
-    ["dataloader.test.dataset.names=[a,b]", "dataloader.train.dataset.names=[]"],
+    ("config", "override"),
+    [
+        ("mask_rcnn_mvitv2_pico", "dataloader.test.dataset.names=[a,b]"),
+        ("mask_rcnn_mvitv2_pico", "dataloader.train.dataset.names=[]"),
+        ("classifier_mvitv2_pico", "dataloader.train.dataset.names=[a,b]"),
+        ("video_mvitv2_pico", "dataloader.train.dataset.names=[a,b]"),
+    ],
 )
-def test_impossible_lists_of_datasets_are_refused(override):
+def test_impossible_lists_of_datasets_are_refused(config, override):
     with pytest.raises(ConfigError, match=override.partition("=")[0]):
-        load_config(PICO, [override])
+        load_config(SHAPES / f"{config}.py", [override])
+
+
+def test_classes_of_a_list_of_lvis_datasets_are_weighted(shapes_root):
+    names = ["shapes_lvis_train", "shapes_lvis_val"]
+    overrides = [f"dataloader.train.dataset.names=[{','.join(names)}]"]
+    model = build_model(load_config(SHAPES / "mask_rcnn_mvitv2_pico_lvis.py", overrides))
+    weights = model.roi_heads.box_predictor.fed_loss_cls_weights
+    counts = [
+        [each["image_count"] for each in MetadataCatalog.get(name).class_image_count]
+        for name in names
+    ]
+    torch.testing.assert_close(weights, torch.tensor(counts).sum(0).sqrt())
 
 
 def test_weights_of_published_models_have_names():

@@ -10,11 +10,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 from pycocotools import mask as mask_util
 
-from mvit_det.data import catalog, check_datasets, coco, load_records
+from mvit_det.data import check_datasets, coco, load_records
 from mvit_det.data.catalog import register_coco
 from mvit_det.data.coco import CocoDataset, load_coco_records, read_coco
 from mvit_det.data.validation import find_issues, segmentation_error
 from mvit_det.errors import DatasetError
+from mvit_det.evaluation import COCOEvaluator
 
 TRIANGLE = [2, 2, 12, 2, 2, 12]
 
@@ -185,10 +186,10 @@ def registered(tmp_path):
     """Registers a dataset with Detectron2's own function; returns a function (name, content)."""
     names = []
 
-    def register(name, dataset):
+    def register(name, dataset, folder=tmp_path, encoding="utf-8", **metadata):
         path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps(dataset))
-        register_coco_instances(name, {}, str(path), str(tmp_path))
+        path.write_text(json.dumps(dataset), encoding)
+        register_coco_instances(name, metadata, str(path), str(folder))
         names.append(name)
         return name
 
@@ -210,13 +211,95 @@ def test_several_datasets_are_loaded_one_after_the_other(registered):
         load_records(second)
 
 
+def test_registered_datasets_are_normalised_and_read_once(registered, caplog):
+    dataset = content(iscrowd=None, segmentation=[[[2, 2], [12, 2], [2, 12]]])
+    dataset["annotations"] *= 3
+    for number, (annotation, crowd) in enumerate(zip(dataset["annotations"], (None, "0", "1"))):
+        dataset["annotations"][number] = {**annotation, "id": str(number), "iscrowd": crowd}
+    dataset["images"][0]["id"] = 4.0
+    name = registered("exported", dataset, encoding="utf-8-sig")
+    (record,) = load_records(name)
+    assert record["image_id"] == 4
+    assert [annotation["iscrowd"] for annotation in record["annotations"]] == [0, 0, 1]
+    assert [annotation["category_id"] for annotation in record["annotations"]] == [1, 1, 1]
+    assert record["annotations"][0]["segmentation"] == [TRIANGLE]
+    metadata = MetadataCatalog.get(name)
+    assert metadata.thing_classes == ["bolt", "nut"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {2: 0, 90: 1}
+    assert COCOEvaluator(name).dataset is read_coco(metadata.json_file)
+    assert "object that is annotated more than once" in caplog.text
+    caplog.clear()
+    load_records(name)
+    assert caplog.text == ""
+
+
+def test_a_registered_dataset_is_evaluated_before_it_is_loaded(registered):
+    name = registered("unloaded", content(iscrowd=None), encoding="utf-8-sig")
+    assert COCOEvaluator(name).dataset.annotations[0]["iscrowd"] == 0
+
+
+def test_errors_in_registered_datasets_are_listed(registered):
+    dataset = content(bbox=[40, 2, 10, 10])
+    del dataset["images"][0]["height"]
+    name = registered("wrong", dataset)
+    with pytest.raises(DatasetError, match="wrong.json.*\n.*'height'.*: None × 32"):
+        load_records(name)
+    name = registered("renamed", content(), thing_classes=["bolt", "screw"])
+    with pytest.raises(DatasetError, match="'screw'.*'nut'"):
+        load_records(name)
+    assert len(load_records(registered("named", content(), thing_classes=("bolt", "nut")))) == 1
+
+
+def test_registered_datasets_with_absolute_paths(registered, tmp_path):
+    dataset = content()
+    image = tmp_path / "images" / "a.png"
+    dataset["images"][0]["file_name"] = str(image)
+    for name, folder in (("in_folder", tmp_path), ("in_root", "/"), ("anywhere", "")):
+        (record,) = load_records(registered(name, dataset, folder))
+        assert record["file_name"] == str(image)
+    name = registered("elsewhere", dataset, tmp_path / "images" / "more")
+    (tmp_path / "images" / "more").mkdir(parents=True)
+    with pytest.raises(DatasetError, match="does not lie in the folder"):
+        load_records(name)
+
+
+def test_keypoints_are_left_to_detectron2(registered):
+    dataset = content(keypoints=[5, 5, 2], num_keypoints=1)
+    dataset["categories"][1].update(keypoints=["head"], skeleton=[])
+    name = registered("with_keypoints", dataset, keypoint_names=["head"])
+    loader = DatasetCatalog.data[name]
+    (record,) = load_records(name)
+    assert record["annotations"][0]["keypoints"] == [5.5, 5.5, 2]
+    assert DatasetCatalog.data[name] is loader
+
+
+def test_crowds_of_other_functions_have_one_spelling():
+    def records(crowds):
+        return [{"file_name": "a.png", "annotations": [{"iscrowd": each} for each in crowds]}]
+
+    name = "from_a_function"
+    try:
+        for crowds in ([None, "0", 0], [None, "1", True], ["yes", 0]):
+            DatasetCatalog.register(name, lambda crowds=crowds: records(crowds))
+            if "yes" in crowds:
+                with pytest.raises(DatasetError, match="from_a_function has 'iscrowd': 'yes'"):
+                    load_records(name)
+            else:
+                (record,) = load_records(name)
+                found = [annotation["iscrowd"] for annotation in record["annotations"]]
+                assert found == [int(each or 0) for each in crowds]
+            DatasetCatalog.remove(name)
+    finally:
+        MetadataCatalog.remove(name)
+
+
 def test_missing_datasets_are_named():
     with pytest.raises(DatasetError, match="'shapes_vla'.* shapes_val"):
         check_datasets("shapes_train", ["shapes_vla"])
 
 
 def test_detectron2s_datasets_are_read_by_this_package_once_asked_for(coco_sample, monkeypatch):
-    name, other = catalog.STANDARD_COCO[::-1]
+    name, other = "coco_2017_val", "coco_2017_train"
     folder = str(coco_sample / "coco" / "val2017")
     json_file = coco_sample / "coco" / "annotations" / "instances_val2017.json"
     monkeypatch.setitem(DatasetCatalog.data, name, DatasetCatalog.data[name])

@@ -1,12 +1,15 @@
 """The panoptic view of the generated shapes, and the one in LVIS's format."""
 
 import json
+import math
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import get_fed_loss_cls_weights
 from pycocotools import mask as mask_util
 
 from mvit_det.data import check_datasets, generate_shapes
@@ -125,7 +128,10 @@ def test_detectron2_loads_its_lvis_through_it_once_asked_to(monkeypatch):
     assert DatasetCatalog.data["lvis_v1_train"].func is load_lvis_records
     metadata = MetadataCatalog.get("lvis_v1_train")
     assert len(metadata.thing_classes) == 1203
-    assert federated_weights("lvis_v1_train", 1.0)().shape == (1203,)
+    weights = federated_weights("lvis_v1_train", 0.5)()
+    torch.testing.assert_close(weights, get_fed_loss_cls_weights("lvis_v1_train", 0.5))
+    both = federated_weights(["lvis_v1_train", "lvis_v1_train"], 0.5)()
+    torch.testing.assert_close(both, weights * math.sqrt(2))
     if not Path(metadata.json_file).exists():
         with pytest.raises(DatasetError):
             DatasetCatalog.get("lvis_v1_train")
