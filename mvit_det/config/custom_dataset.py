@@ -130,6 +130,30 @@ def use_custom_dataset(
         _choose_reset_head(config, trust_checkpoint)
 
 
+def check_class_count(model: DictConfig, names: Sequence[str], dataset: str) -> None:
+    """Checks that a model has as many classes as its training data.
+
+    With fewer, the last classes would be learned as background.
+
+    Args:
+        model: of a config.
+        names: of the dataset's classes; [] if they are unknown.
+        dataset: registered name.
+
+    Raises:
+        ConfigError: names the field to set.
+    """
+    for name in ("", "head", "roi_heads"):
+        group = model.get(name) if name else model
+        count = group.get("num_classes") if isinstance(group, DictConfig) else None
+        if names and count is not None and count != len(names):
+            field = ".".join(filter(None, ("model", name, "num_classes")))
+            raise ConfigError(
+                f"the dataset '{dataset}' has {len(names)} classes, and the model has {count}; "
+                f"set {field}={len(names)}"
+            )
+
+
 def _check_paths(data: Mapping[str, Any], evaluate_only: bool) -> None:
     needed = PATHS[2:] if evaluate_only else PATHS
     for key in needed:

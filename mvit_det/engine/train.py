@@ -16,6 +16,7 @@ from torch import nn
 from ..acceleration import accelerate
 from ..checkpoint import Checkpointer
 from ..checkpoint.state import from_main_process
+from ..config.custom_dataset import check_class_count
 from ..config.loading import build_model, prepare_output_dir
 from ..data import check_datasets
 from ..data.loading import TrainingLoader
@@ -75,8 +76,9 @@ def train(
     seed = settings.seed if settings.seed >= 0 else comm.shared_random_seed()
 
     data_loader = instantiate(config.dataloader.train)
-    model = _build_model(config, seed)
     dataset = _first(config.dataloader.train.dataset.names)
+    check_class_count(config.model, class_names(config, dataset), dataset)
+    model = _build_model(config, seed)
     checkpointer = Checkpointer(
         model,
         settings.output_dir,

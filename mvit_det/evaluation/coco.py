@@ -18,7 +18,7 @@ from ..data.catalog import check_datasets, use_own_readers
 from ..data.coco import CocoDataset, read_coco
 from ..data.urls import is_url
 from ..data.validation import is_area
-from ..errors import DatasetError
+from ..errors import ConfigError, DatasetError
 from ..plotting import shorten
 from .instances import InstanceEvaluator, for_task
 from .matching import Matches
@@ -123,7 +123,7 @@ class COCOEvaluator(InstanceEvaluator):
         for prediction in predictions:
             index = prediction["category_id"]
             if index not in category:
-                raise ValueError(
+                raise ConfigError(
                     f"the model predicted class {index}, but dataset '{self.dataset_name}' has "
                     f"{len(category)} classes; set model.roi_heads.num_classes={len(category)}"
                 )

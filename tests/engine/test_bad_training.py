@@ -218,6 +218,21 @@ def test_images_that_no_training_can_take(case, tmp_path):
         mapper(record)
 
 
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ("mask_rcnn_mvitv2_pico", "model.roi_heads.num_classes"),
+        ("retinanet_mvitv2_pico", "model.num_classes"),
+        ("classifier_mvitv2_pico", "model.num_classes"),
+    ],
+)
+def test_a_model_has_as_many_classes_as_its_dataset(config, field, shapes_root, tmp_path):
+    overrides = [f"{field}=3", f"train.output_dir={tmp_path}", "train.device=cpu"]
+    config = load_config(CONFIGS / "shapes" / f"{config}.py", overrides)
+    with pytest.raises(ConfigError, match=f"'shape.*has 5 classes.* 3; set {field}=5"):
+        train(config)
+
+
 def test_any_number_of_objects_is_evaluated(tmp_path):
     """Of which the first hundred, for sure: a precision of 1 at the least of 101 recalls."""
     name = write(tmp_path / "data", objects=20_000, num_images=1)
