@@ -25,6 +25,10 @@ from ..modeling.plan import ATTENTIONS
 STRATEGIES = ("ddp", "fsdp")
 # NumPy takes no larger one.
 MAX_SEED = 2**32 - 1
+# Larger values are typing errors, which would be found hours later or by a machine without memory.
+MAX_ITERATIONS = 10**9
+MAX_WORKERS = 1024
+MAX_LEARNING_RATE = 10
 
 
 class Call:
@@ -209,7 +213,9 @@ class Train:
     seed: int = _option(
         -1, "seed of all randomness; a negative one differs in each run", most=MAX_SEED
     )
-    max_iter: int = _option(0, "optimizer steps; a training needs at least 1", least=0)
+    max_iter: int = _option(
+        0, "optimizer steps; a training needs at least 1", least=0, most=MAX_ITERATIONS
+    )
     amp: Amp = field(default_factory=Amp)
     compile: bool = _option(False, "compiles the backbone, once per image size")
     max_grad_norm: float = _option(0.0, "clips the norm of the gradient; 0 disables", least=0)
@@ -370,7 +376,9 @@ ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
         "total_batch_size": Field(
             int, "images per optimizer step, over all ranks and micro-batches", least=1
         ),
-        "num_workers": Field(int, "DataLoader workers of each rank", least=0),
+        "num_workers": Field(
+            int, "DataLoader workers of each rank", least=0, most=MAX_WORKERS
+        ),
         "repeat_threshold": Field(
             float, "oversamples images with a class that is on a smaller share of them", least=0
         ),
@@ -379,7 +387,9 @@ ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
         "dataset": Field(Call, "loads the records of the images"),
         "mapper": Field(Call, "makes the model's inputs of a record"),
         "batch_size": Field(int, "images per batch on each rank", least=1),
-        "num_workers": Field(int, "DataLoader workers of each rank", least=0),
+        "num_workers": Field(
+            int, "DataLoader workers of each rank", least=0, most=MAX_WORKERS
+        ),
     },
     "DatasetMapper": {
         "augmentations": Field(list[Call], "Detectron2's, in this order; `[]` for none"),
@@ -404,7 +414,9 @@ ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
     },
     "AdamW": {
         "params": Field(Call, "the groups of parameters"),
-        "lr": Field(float, "learning rate of the heads after warm-up", above=0),
+        "lr": Field(
+            float, "learning rate of the heads after warm-up", above=0, most=MAX_LEARNING_RATE
+        ),
         "betas": Field(list[float], "AdamW's betas", least=0, below=1, length=2),
         "weight_decay": Field(
             float, "of all parameters but norms, biases and position embeddings", least=0
@@ -521,6 +533,11 @@ ARGUMENTS: Mapping[str, Mapping[str, Field]] = {
         "pixel_std": Field(list[float], "divisor of pixels afterwards", above=0),
     },
 }  # fmt: skip
+
+# Arguments of these names mean the same in every call.
+COMMON_ARGUMENTS: Mapping[str, Field] = MappingProxyType(
+    {"num_classes": Field(int, "classes", least=1)}
+)
 
 
 def arguments_of_call(target: Any) -> dict[str, Field]:

@@ -11,7 +11,7 @@ import math
 import re
 import reprlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -21,7 +21,15 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from ..errors import ConfigError
-from .schema import CALLS, ENTRIES, Call, Field, arguments_of_call, fields_of
+from .schema import (
+    CALLS,
+    COMMON_ARGUMENTS,
+    ENTRIES,
+    Call,
+    Field,
+    arguments_of_call,
+    fields_of,
+)
 
 REQUIRED = ("model", "dataloader", "train", "optimizer", "lr_multiplier")
 
@@ -136,12 +144,13 @@ def known_fields(target: Any, group: type | None = None) -> KnownFields:
         return KnownFields()
     parameters, is_open = _parameters_of(target)
     owner = f"{getattr(target, '__name__', target)} takes"
-    modules = {
-        name: module
-        for name, parameter in parameters.items()
-        if (module := _module_field(parameter)) is not None
-    }
-    return KnownFields(tuple(parameters), modules | arguments_of_call(target), owner, is_open)
+    described = dict(COMMON_ARGUMENTS)
+    for name, parameter in parameters.items():
+        if (module := _module_field(parameter)) is not None:
+            described[name] = module
+        elif name in described and parameter.default is None:
+            described[name] = replace(described[name], kind=described[name].kind | None)
+    return KnownFields(tuple(parameters), described | arguments_of_call(target), owner, is_open)
 
 
 def parameter_at(config: DictConfig, path: str) -> inspect.Parameter | None:
@@ -223,13 +232,15 @@ def _issues(
     elif isinstance(value, float) and math.isnan(value) and described is None:
         yield f"{path} must be a number, not {value!r}"
     else:
-        yield from _issues_of_value(config, path, described)
+        yield from _issues_of_value(config, path, value, described)
         for number, inner in enumerate(value if isinstance(value, list) else ()):
             yield from _issues(config, f"{path}.{number}", inner, None, added)
 
 
-def _issues_of_value(config: DictConfig, path: str, described: Field | None) -> Iterator[str]:
-    """An impossible value, or one that refers to a missing field."""
+def _issues_of_value(
+    config: DictConfig, path: str, raw: Any, described: Field | None
+) -> Iterator[str]:
+    """An impossible value, or one that refers to a missing field; `raw` is it as written."""
     try:
         value = OmegaConf.select(config, path)
     except OmegaConfBaseException as error:
@@ -237,8 +248,15 @@ def _issues_of_value(config: DictConfig, path: str, described: Field | None) -> 
         return
     if OmegaConf.is_config(value):
         value = OmegaConf.to_container(value)
-    if described is not None and not described.allows(value):
-        yield f"{path} must be {described}, not {_shortened(value)}"
+    if described is None or described.allows(value):
+        return
+    if reference := re.fullmatch(r"\$\{(\.*)([\w.]+)\}", str(raw)):
+        dots, name = reference.groups()
+        owner = path.split(".")[: -len(dots)] if dots else ()
+        source = described_field(config, ".".join([*owner, name]))
+        if isinstance(source, Field) and not source.allows(value):
+            return  # it is an issue of the field that is referred to
+    yield f"{path} must be {described}, not {_shortened(value)}"
 
 
 def _module_field(parameter: inspect.Parameter) -> Field | None:

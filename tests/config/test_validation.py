@@ -48,8 +48,9 @@ def test_unknown_fields_get_the_closest_match(field, suggestion):
 @pytest.mark.parametrize(
     ("override", "allowed"),
     [
-        ("train.max_iter=ten", "an integer of at least 0"),
-        ("train.max_iter=1e4", "an integer of at least 0"),
+        ("train.max_iter=ten", "an integer from 0 to 1000000000"),
+        ("train.max_iter=1e4", "an integer from 0 to 1000000000"),
+        (f"train.max_iter={10**23}", "an integer from 0 to 1000000000"),
         ("train.grad_accum_steps=0", "an integer of at least 1"),
         ("train.compile=yes", "true or false"),
         ("train.strategy=dp", "'ddp' or 'fsdp'"),
@@ -57,9 +58,10 @@ def test_unknown_fields_get_the_closest_match(field, suggestion):
         ("train.amp=False", "a group of fields (enabled, dtype)"),
         ("train.output_dir=null", "a string"),
         ("train.seed=9999999999", "an integer of at most 4294967295"),
-        ("optimizer.lr=high", "a number above 0"),
-        ("optimizer.lr=nan", "a number above 0"),
-        ("optimizer.lr=0", "a number above 0"),
+        ("optimizer.lr=high", "a number above 0 and of at most 10"),
+        ("optimizer.lr=nan", "a number above 0 and of at most 10"),
+        ("optimizer.lr=0", "a number above 0 and of at most 10"),
+        ("optimizer.lr=1e300", "a number above 0 and of at most 10"),
         ("optimizer.betas=[0.9,1.5]", "a list of 2 numbers of at least 0 and below 1"),
         ("optimizer.betas=[]", "a list of 2 numbers of at least 0 and below 1"),
         ("optimizer.params=3", CALL),
@@ -78,10 +80,14 @@ def test_unknown_fields_get_the_closest_match(field, suggestion):
         ("model.proposal_generator.head=3", CALL),
         ("model.roi_heads.mask_head=foo", f"{CALL}, or none"),
         ("optimizer.fused=yes", "true or false, or none"),
-        ("dataloader.train.num_workers=-1", "an integer of at least 0"),
+        ("dataloader.train.num_workers=-1", "an integer from 0 to 1024"),
+        ("dataloader.train.num_workers=100000000", "an integer from 0 to 1024"),
+        ("dataloader.test.num_workers=100000000", "an integer from 0 to 1024"),
         ("dataloader.test.batch_size=0", "an integer of at least 1"),
         ("dataloader.train.total_batch_size=2.5", "an integer of at least 1"),
         ("model.roi_heads.num_classes=-3", "an integer of at least 1"),
+        ("model.roi_heads.box_predictor.num_classes=-3", "an integer of at least 1"),
+        ("model.roi_heads.mask_head.num_classes=null", "an integer of at least 1"),
         (f"{BACKBONE}.depths=[1,-1]", "a list of integers of at least 1"),
         ("model.pixel_std=[1,0,1]", "a list of numbers above 0"),
         ("lr_multiplier.warmup_length=2", "a number from 0 to 1"),
@@ -100,9 +106,32 @@ def test_impossible_values_are_refused(override, allowed):
     with pytest.raises(ConfigError) as raised:
         load_config(PICO, overrides)
     message = str(raised.value)
-    if path == "model.roi_heads.num_classes":
-        assert len(message.splitlines()) == 1
+    assert len(message.splitlines()) == 1
     assert message.startswith(f"{path} must be {allowed}, not ")
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ("cascade_mask_rcnn", "model.roi_heads.box_predictors.1.num_classes"),
+        ("retinanet", "model.num_classes"),
+        ("retinanet", "model.head.num_classes"),
+        ("panoptic_fpn", "model.sem_seg_head.num_classes"),
+        ("classifier", "model.num_classes"),
+        ("classifier", "model.classifier.num_classes"),
+        ("video", "model.classifier.num_classes"),
+    ],
+)
+def test_a_number_of_classes_is_positive_in_any_model(config, field):
+    # References to the field are not named as well.
+    with pytest.raises(ConfigError, match=f"^{field} must be an integer of at least 1, not 0$"):
+        load_config(f"shapes/{config}_mvitv2_pico", [f"{field}=0"])
+
+
+def test_a_number_of_classes_that_refers_to_an_impossible_value_is_refused():
+    overrides = ["+notes.count=0", "model.roi_heads.num_classes=${notes.count}"]
+    with pytest.raises(ConfigError, match=r"^model\.roi_heads\.num_classes must be .*, not 0$"):
+        load_config(PICO, overrides)
 
 
 def test_values_of_other_types_are_accepted_where_arguments_take_them():
