@@ -140,10 +140,13 @@ def _with_defaults(cfg: CfgNode) -> CfgNode:
 
 def _warn_of_pixel_format(cfg: CfgNode) -> None:
     """Warns if images are prepared as for Detectron2's ResNets, which silently costs AP."""
-    if cfg.INPUT.FORMAT == "RGB" and set(cfg.MODEL.PIXEL_STD) != {1.0}:
+    image_format = cfg.INPUT.FORMAT
+    mean, std = list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD)
+    # Detectron2's default mean is ImageNet's in BGR order.
+    if image_format == "RGB" and mean != PIXEL_MEAN[::-1] and set(std) != {1.0}:
         return
     warnings.warn(
-        f"INPUT.FORMAT is {cfg.INPUT.FORMAT} and MODEL.PIXEL_STD {list(cfg.MODEL.PIXEL_STD)}, but "
+        f"INPUT.FORMAT is {image_format}, MODEL.PIXEL_MEAN {mean} and MODEL.PIXEL_STD {std}, but "
         "MViTv2's ImageNet weights expect normalised RGB; set "
         f"INPUT.FORMAT: RGB, MODEL.PIXEL_MEAN: {PIXEL_MEAN} and MODEL.PIXEL_STD: {PIXEL_STD}",
         stacklevel=2,

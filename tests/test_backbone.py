@@ -1,3 +1,4 @@
+import re
 import warnings
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from mvit_det import (
     build_mvitv2_backbone,
     build_mvitv2_fpn_backbone,
 )
-from mvit_det.backbone import PIXEL_STD
+from mvit_det.backbone import PIXEL_MEAN, PIXEL_STD
 from mvit_det.errors import ConfigError
 
+BGR_MEAN = PIXEL_MEAN[::-1]
 PICO = dict(depths=(1, 1, 1, 1), embed_dim=16, num_heads=1)
 
 
@@ -154,25 +156,46 @@ def test_every_parameter_of_a_stock_retinanet_is_trained():
     assert [name for name, value in backbone.named_parameters() if value.grad is None] == []
 
 
-@pytest.mark.parametrize(
-    ("image_format", "pixel_std", "warns"),
-    [
-        ("BGR", [1.0, 1.0, 1.0], True),
-        ("BGR", PIXEL_STD, True),
-        ("RGB", [1.0, 1.0, 1.0], True),
-        ("RGB", PIXEL_STD, False),
-    ],
-)
-def test_warns_of_the_pixel_format_of_resnets(image_format, pixel_std, warns):
-    cfg = make_config("build_mvitv2_fpn_backbone")
-    cfg.INPUT.FORMAT = image_format
-    cfg.MODEL.PIXEL_STD = pixel_std
+def pixel_warnings(cfg):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         build_mvitv2_fpn_backbone(cfg, ShapeSpec(channels=3))
-    messages = [str(warning.message) for warning in caught if "PIXEL_STD" in str(warning.message)]
+    return [str(warning.message) for warning in caught if "PIXEL_STD" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    ("image_format", "pixel_mean", "pixel_std", "warns"),
+    [
+        ("BGR", BGR_MEAN, [1.0, 1.0, 1.0], True),
+        ("BGR", PIXEL_MEAN, PIXEL_STD, True),
+        ("RGB", PIXEL_MEAN, [1.0, 1.0, 1.0], True),
+        ("RGB", BGR_MEAN, PIXEL_STD, True),
+        ("RGB", PIXEL_MEAN, PIXEL_STD, False),
+        # Of the images of a dataset.
+        ("RGB", [90.0, 90.0, 90.0], [60.0, 60.0, 60.0], False),
+    ],
+)
+def test_warns_of_the_pixel_format_of_resnets(image_format, pixel_mean, pixel_std, warns):
+    cfg = make_config("build_mvitv2_fpn_backbone")
+    assert cfg.MODEL.PIXEL_MEAN == BGR_MEAN
+    cfg.INPUT.FORMAT = image_format
+    cfg.MODEL.PIXEL_MEAN = pixel_mean
+    cfg.MODEL.PIXEL_STD = pixel_std
+    messages = pixel_warnings(cfg)
     assert len(messages) == warns
-    assert all(f"MODEL.PIXEL_STD: {PIXEL_STD}" in message for message in messages)
+    for values in (pixel_mean, PIXEL_MEAN, PIXEL_STD):
+        assert all(str(values) in message for message in messages)
+
+
+def test_the_lines_of_the_readme_cause_no_warning(tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```yaml\n(MODEL: \{BACKBONE:.*?)```", readme, re.S)
+    path = tmp_path / "config.yaml"
+    path.write_text(lines)
+    cfg = make_config("build_resnet_fpn_backbone")
+    cfg.merge_from_file(str(path))
+    assert cfg.MODEL.BACKBONE.NAME == "build_mvitv2_fpn_backbone"
+    assert pixel_warnings(cfg) == []
 
 
 def test_wrong_arguments_are_refused():
