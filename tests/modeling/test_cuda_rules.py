@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.config import instantiate
-from torch import nn
+from detectron2.modeling import PanopticFPN, RetinaNet
+from detectron2.modeling.roi_heads import CascadeROIHeads
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.profiler import profile
@@ -18,6 +19,7 @@ import mvit_det
 from mvit_det.config import load_config
 from mvit_det.modeling import MViTv2
 from mvit_det.modeling.kernels import ATTENTION_KERNELS, use_attention_kernel
+from mvit_det.modeling.mvit import POSITIONS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PICO = dict(
@@ -28,7 +30,7 @@ PICO = dict(
 VARIANTS = [
     dict(attention=attention, position=position)
     for attention in ("hwin", "window", "shifted_window", "global")
-    for position in ("none", "absolute", "decomposed", "joint", "absolute+decomposed")
+    for position in POSITIONS
 ] + [
     dict(attention=attention, position=position, mask_padding=True)
     for attention in ("hwin", "window", "global")
@@ -83,17 +85,21 @@ def test_fused_kernel_in_every_variant(variant, dtype):
     assert_close(actual, expected, 1e-4 if dtype is torch.float32 else 0.3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("class_token", [False, True])
-def test_fused_kernel_in_classifiers(class_token):
+def test_fused_kernel_in_classifiers(class_token, position, dtype):
     torch.manual_seed(0)
     model = mvit_det.mvitv2_t(
-        num_classes=5, class_token=class_token, depths=(1, 2), embed_dim=16, pretrain_img_size=32,
-        drop_path_rate=0.0, rel_pos_std=0.2,
+        num_classes=5, class_token=class_token, position=position, depths=(1, 2), embed_dim=16,
+        pretrain_img_size=32, drop_path_rate=0.0, rel_pos_std=0.2,
     )  # fmt: skip
     images = torch.randn(2, 3, 40, 52)
     expected = features_and_gradients(model, images)
-    with use_attention_kernel("flash"):
-        assert_close(features_and_gradients(model, images), expected, 1e-4)
+    autocast = torch.autocast("cpu", dtype, enabled=dtype is not torch.float32)
+    with autocast, use_attention_kernel("flash"):
+        actual = features_and_gradients(model, images)
+    assert_close(actual, expected, 1e-4 if dtype is torch.float32 else 0.15)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -236,17 +242,33 @@ def test_masked_padding_on_cuda_without_data():
     run_on_cuda_without_data(run, model, (2, 3, 70, 100))
 
 
-def test_detector_on_cuda_without_data():
-    """Backbone, FPN and the heads of the RPN: then boxes are chosen by their scores."""
-    model = instantiate(load_config(CONFIGS / "shapes/mask_rcnn_mvitv2_pico.py").model)
+def run_layers(model, images):
+    """The outputs of all layers of a detector.
 
-    def run(images):
-        features = model.backbone(images)
-        logits, deltas = model.proposal_generator.rpn_head(list(features.values()))
+    Regions depend on scores, which are missing without data: corners of a feature map stand in.
+    """
+    features = model.backbone(images)
+    if isinstance(model, RetinaNet):
+        logits, deltas = model.head([features[name] for name in model.head_in_features])
         return dict(enumerate([*logits, *deltas]))
+    logits, deltas = model.proposal_generator.rpn_head(list(features.values()))
+    outputs = [*logits, *deltas]
+    heads, corner = model.roi_heads, features["p2"][:, :, :14, :14]
+    stages = [(heads.box_head, heads.box_predictor)]
+    if isinstance(heads, CascadeROIHeads):
+        stages = zip(heads.box_head, heads.box_predictor, strict=True)
+    for box_head, box_predictor in stages:
+        outputs += box_predictor(box_head(corner[:, :, :7, :7]))
+    outputs.append(heads.mask_head.layers(corner))
+    if isinstance(model, PanopticFPN):
+        outputs.append(model.sem_seg_head.layers(features))
+    return dict(enumerate(outputs))
 
-    parts = nn.ModuleList([model.backbone, model.proposal_generator.rpn_head])
-    run_on_cuda_without_data(run, parts, (2, 3, 96, 128))
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "cascade_mask_rcnn", "retinanet", "panoptic_fpn"])
+def test_detector_on_cuda_without_data(name):
+    model = instantiate(load_config(CONFIGS / f"shapes/{name}_mvitv2_pico.py").model)
+    run_on_cuda_without_data(partial(run_layers, model), model, (2, 3, 96, 128))
 
 
 @pytest.mark.parametrize("class_token", [False, True])
