@@ -135,7 +135,7 @@ class CocoDataset:
             ) from error
 
 
-def read_coco(path: str | os.PathLike[str]) -> CocoDataset:
+def read_coco(path: str | os.PathLike[str], content: Any = None) -> CocoDataset:
     """Reads an annotation file, once per run: later calls return the same dataset.
 
     A file that has changed since is read again. See `LARGE_FILE` for how long it stays in memory.
@@ -143,6 +143,7 @@ def read_coco(path: str | os.PathLike[str]) -> CocoDataset:
     Args:
         path: a JSON file, or its URL, with the lists `images`, `annotations` and `categories`.
             Values are normalised, and `validation.find_issues` checks them.
+        content: what `read_json` has just returned for the file, if it was called.
 
     Raises:
         DatasetError: the file is missing, empty, truncated or not JSON, or lacks a list.
@@ -150,7 +151,8 @@ def read_coco(path: str | os.PathLike[str]) -> CocoDataset:
     known = _parsed.get(absolute(path))
     version = _version(path)
     if known is None or known[0] != version:
-        known = version, CocoDataset.from_dict(read_json(path), path)
+        content = read_json(path) if content is None else content
+        known = version, CocoDataset.from_dict(content, path)
         _parsed[absolute(path)] = known
     return known[1]
 

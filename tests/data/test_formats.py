@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pycocotools import mask as mask_util
 
 from mvit_det.data import generate_shapes
-from mvit_det.data.coco import CocoDataset
+from mvit_det.data.coco import CocoDataset, read_coco
 from mvit_det.data.formats import read_dataset, write_coco
 from mvit_det.data.validation import find_issues
 from mvit_det.errors import ConfigError, DatasetError
@@ -296,6 +297,24 @@ def test_folders_in_cocos_format(layout, shapes, tmp_path):
     for name, split in dataset.splits.items():
         assert split.folder == tmp_path / folder.format(name)
         assert split.file == tmp_path / file.format(name)
+
+
+def test_files_in_cocos_format_are_read_once(shapes, tmp_path, monkeypatch):
+    content, images = shapes
+    shutil.copytree(images, tmp_path / "images")
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    read, read_bytes = [], Path.read_bytes
+
+    def count(path):
+        read.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", count)
+    dataset = read_dataset(tmp_path)
+    for split in dataset.splits.values():
+        assert read_coco(split.file).images == content["images"]
+    assert sorted(read) == ["train.json", "val.json"]
 
 
 def test_a_validation_split_is_made_by_seed(shapes, writers, tmp_path):

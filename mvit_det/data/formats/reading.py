@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...errors import DatasetError, OutputError
-from ..coco import image_path, read_json
+from ..coco import image_path, read_coco, read_json
 from ..folders import new_file
 from ..urls import expand_home, is_url
 from .dataset import SPLIT_NAMES, Dataset, Split, split_named
@@ -46,10 +46,12 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
         return read_yolo(description)
     files = sorted(each for each in path.rglob("*.json") if not each.name.startswith("."))
     if files:
-        # A file of COCO's format may be large: the first one is enough to tell the two apart.
-        if is_labelme(read_json(files[0])):
+        # The first file is enough to tell the formats apart.
+        first = read_json(files[0])
+        if is_labelme(first):
             return read_labelme(path, files)
-        if splits := dict(_coco_splits(path, files)):
+        contents = {files[0]: first, **{each: read_json(each) for each in files[1:]}}
+        if splits := dict(_coco_splits(path, contents)):
             return Dataset("COCO", splits)
     if find_xml(path):
         return read_voc(path)
@@ -79,9 +81,8 @@ def write_coco(dataset: Dataset, folder: str | os.PathLike[str]) -> dict[str, Pa
     return files
 
 
-def _coco_splits(folder: Path, files: list[Path]) -> Iterator[tuple[str, Split]]:
+def _coco_splits(folder: Path, contents: Mapping[Path, Any]) -> Iterator[tuple[str, Split]]:
     """The splits that JSON files are named after, in their names or folders."""
-    contents = {path: read_json(path) for path in files}
     usable = {path: each for path, each in contents.items() if _is_coco(each)}
     # COCO's own folder has keypoints and captions too.
     instances = {path: each for path, each in usable.items() if "instances" in path.stem}
@@ -112,7 +113,9 @@ def _read_coco(path: Path, content: Any, root: Path) -> Split:
     candidates = list(dict.fromkeys(_image_folders(path, root)))
     for folder in candidates:
         if first is None or Path(image_path(folder, first)).is_file():
-            return Split({"annotations": [], **content}, folder, path)
+            dataset = read_coco(path, content)
+            lists = {key: getattr(dataset, key) for key in ("images", "annotations", "categories")}
+            return Split({**content, **lists}, folder, path)
     raise DatasetError(
         f"the image '{first}' of '{path}' is in none of "
         f"{', '.join(repr(str(folder)) for folder in candidates)}; name the folder with "
