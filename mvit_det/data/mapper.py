@@ -50,7 +50,7 @@ class DatasetMapper(detectron2.data.DatasetMapper):
                 )
         if self.is_train:
             for annotation in record.get("annotations", ()):
-                _check_annotation(annotation, image, path, self.use_instance_mask)
+                self._check_annotation(annotation, image, path)
 
         augmented = T.AugInput(image, sem_seg=labels)
         try:
@@ -82,6 +82,27 @@ class DatasetMapper(detectron2.data.DatasetMapper):
                     f"takes {MAX_OBJECTS} at most; cut it into smaller images"
                 )
         return record
+
+    def _check_annotation(
+        self, annotation: dict[str, Any], image: np.ndarray, path: str | Path
+    ) -> None:
+        problem, remedy = box_error(annotation.get("bbox")), "correct or remove it"
+        if self.use_instance_mask and not problem and not annotation.get("iscrowd", 0):
+            segmentation = annotation.get("segmentation")
+            problem = segmentation_error(segmentation, *image.shape[:2])
+            if not problem and not segmentation:
+                problem = "box but no mask"
+                remedy = "add one, or set use_instance_mask=False for a model without a mask head"
+            elif (
+                not problem
+                and isinstance(segmentation, dict)
+                and self.instance_mask_format == "polygon"
+            ):
+                problem = "run-length encoded mask"
+                remedy = "set dataloader.train.mapper.instance_mask_format=bitmask"
+        if problem:
+            which = f"annotation {annotation['id']}" if "id" in annotation else "an annotation"
+            raise ImageError(f"{which} of the image '{path}' has a {problem}; {remedy}")
 
     def _transform_annotations(
         self, record: dict[str, Any], transforms: T.TransformList, shape: tuple[int, int]
@@ -117,18 +138,3 @@ def _check_size(record: dict[str, Any], image: np.ndarray) -> None:
     raise ImageError(
         f"{message}; annotate it in its own size, or restore the image that was annotated"
     )
-
-
-def _check_annotation(
-    annotation: dict[str, Any], image: np.ndarray, path: str | Path, use_mask: bool
-) -> None:
-    problem, remedy = box_error(annotation.get("bbox")), "correct or remove it"
-    if use_mask and not problem and not annotation.get("iscrowd", 0):
-        segmentation = annotation.get("segmentation")
-        problem = segmentation_error(segmentation, *image.shape[:2])
-        if not problem and not segmentation:
-            problem = "box but no mask"
-            remedy = "add one, or set use_instance_mask=False for a model without a mask head"
-    if problem:
-        which = f"annotation {annotation['id']}" if "id" in annotation else "an annotation"
-        raise ImageError(f"{which} of the image '{path}' has a {problem}; {remedy}")

@@ -305,6 +305,13 @@ SAMPLES = [
         "annotation 2 .*box but no mask.*use_instance_mask=False",
     ),
     Case(
+        "run-length encoded mask without a bitmap",
+        lambda record: record["annotations"][0].update(
+            segmentation={"size": [24, 32], "counts": [100, 40, 628]}
+        ),
+        "annotation 1 .*run-length encoded mask.*instance_mask_format=bitmask",
+    ),
+    Case(
         "label map missing",
         lambda record: record.update(sem_seg_file_name="labels.png"),
         "there is no image 'labels.png'",
