@@ -3,6 +3,7 @@
 import builtins
 import difflib
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -97,13 +98,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         ConfigError: the file is missing or is no config, an override cannot be read or applied, or
             fields are unknown or have impossible values, see `find_issues`.
     """
-    config = _read(config_file(path))
+    path = config_file(path)
+    config = _read(path)
     rename_fields(config)
     for name, entry in ENTRIES.items():
         if name in config or name not in REQUIRED:
             _fill(config, name, asdict(entry()))
     added, issues = apply_overrides(config, overrides)
-    raise_issues(issues + find_issues(config, added) + _unwrap_datasets(config))
+    issues += find_issues(config, added, f"'{path}'")
+    raise_issues(issues + _unwrap_datasets(config))
     for name, entry in ENTRIES.items():
         for field, described in fields_of(entry).items():
             if isinstance(described, Field) and described.is_path:
@@ -170,20 +173,22 @@ def _read(path: Path) -> DictConfig:
     Raises:
         ConfigError: with the line, where there is one.
     """
+    _check_text(path)
     imports = builtins.__import__
     try:
         config = LazyConfig.load(str(path))
     except SyntaxError as error:
         cause = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
+        line = f"line {cause.lineno}: " if cause.lineno else ""
         raise ConfigError(
-            f"cannot read the config file '{path}': {error} (line {cause.lineno}: {cause.msg})"
+            f"cannot read the config file '{path}': {error} ({line}{cause.msg})"
         ) from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(
             f"cannot read the config file '{path}': line {line}: {error.problem}"
         ) from error
-    except Exception as error:  # a config is a program
+    except (Exception, SystemExit) as error:  # a config is a program
         # Configs are run without becoming modules.
         lines = [
             f" in line {line} of '{frame.f_code.co_filename}'"
@@ -204,6 +209,31 @@ def _read(path: Path) -> DictConfig:
             f"'{path}' holds no config: a config has the entries {', '.join(REQUIRED)}"
         )
     return config
+
+
+def _check_text(path: Path) -> None:
+    """Refuses files with characters that Python or YAML does not read.
+
+    Raises:
+        ConfigError: names the line of the first.
+    """
+    refused = "\0" if path.suffix == ".py" else yaml.reader.Reader.NON_PRINTABLE
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"cannot read the config file '{path}': line {line} is not UTF-8 ({error.reason}); "
+            "save the file as UTF-8"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file '{path}': {error.strerror}") from error
+    if found := re.search(refused, text):
+        line = text.count("\n", 0, found.start()) + 1
+        raise ConfigError(
+            f"cannot read the config file '{path}': line {line} has the character {found[0]!r}; "
+            "delete it"
+        )
 
 
 def _fill(config: DictConfig, name: str, default: Any) -> None:

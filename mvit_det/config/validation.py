@@ -34,21 +34,24 @@ from .schema import (
 REQUIRED = ("model", "dataloader", "train", "optimizer", "lr_multiplier")
 
 
-def find_issues(config: DictConfig, added: Collection[str] = ()) -> list[str]:
+def find_issues(
+    config: DictConfig, added: Collection[str] = (), name: str = "the config"
+) -> list[str]:
     """Checks the names of all fields, and the values of those that the schema describes.
 
     Args:
         config: as loaded, with overrides applied.
         added: paths of fields that were added on purpose and may have any name.
+        name: of the config, for messages.
 
     Returns:
         One sentence per issue; [] if there is none.
     """
     issues = []
-    for name in REQUIRED:
-        if name not in config:
-            near = _closest(name, [str(other) for other in config if other not in REQUIRED])
-            issues.append(f"the config has no '{name}'" + (f"; is it '{near}'?" if near else ""))
+    for entry in REQUIRED:
+        if entry not in config:
+            near = _closest(entry, [str(other) for other in config if other not in REQUIRED])
+            issues.append(f"{name} has no '{entry}'" + (f"; is it '{near}'?" if near else ""))
     call = Field(Call, "")
     for path in CALLS:
         value = _at(config, path)
@@ -58,8 +61,8 @@ def find_issues(config: DictConfig, added: Collection[str] = ()) -> list[str]:
     tree: Any = OmegaConf.to_container(config, resolve=False)
     return issues + [
         issue
-        for name, node in tree.items()
-        for issue in _issues(config, str(name), node, ENTRIES.get(str(name)), added)
+        for entry, node in tree.items()
+        for issue in _issues(config, str(entry), node, ENTRIES.get(str(entry)), added)
     ]
 
 

@@ -86,20 +86,38 @@ def test_fp16_needs_cuda():
         ("a.yaml", "3", ["a.yaml"]),
         ("a.yaml", "train:\n  lr: [1\nmodel: 3", ["a.yaml", "line 3"]),
         ("a.yaml", "model: !!python/name:nowhere.x", ["a.yaml", "line 1", "nowhere"]),
-        ("a.yaml", "model: \x00", ["a.yaml"]),
+        ("a.yaml", "train:\n  seed: \x00", ["a.yaml", "line 2", r"'\x00'"]),
+        ("a.yaml", "train:\n\n  seed: \x07", ["a.yaml", "line 3", r"'\x07'"]),
+        ("a.yaml", "train:\n  output_dir: \udcfc", ["a.yaml", "line 2", "UTF-8"]),
+        ("a.py", "x = 1\ny = '\x00'", ["a.py", "line 2", r"'\x00'"]),
+        ("a.py", "x = 1\ny = '\udcfc'", ["a.py", "line 2", "UTF-8"]),
+        ("a.py", "\nfrom .nul import x", ["nul.py", "null bytes"]),
+        ("a.py", "import sys\n\nsys.exit(3)", ["SystemExit", "line 3 of '{folder}/a.py'", ": 3"]),
     ],
 )
 def test_files_that_are_no_configs_are_refused(name, content, values, tmp_path):
     (tmp_path / "bad.py").write_text("\n\nx = 1 / 0")
     (tmp_path / "broken.py").write_text("x = 1\ny = )")
-    (tmp_path / name).write_text(content)
+    (tmp_path / "nul.py").write_text("x = '\x00'")
+    (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
     imports = builtins.__import__
     with pytest.raises(ConfigError) as raised:
         load_config(tmp_path / name)
     message = str(raised.value)
     assert [v for v in values if v.format(folder=tmp_path) not in message] == []
     assert "\n" not in message
+    assert "None" not in message
     assert builtins.__import__ is imports
+
+
+def test_missing_entries_are_listed_with_the_file(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("train: {seed: 3}")
+    with pytest.raises(ConfigError) as raised:
+        load_config(path)
+    lines = str(raised.value).splitlines()[1:]
+    entries = ("model", "dataloader", "optimizer", "lr_multiplier")
+    assert lines == [f"  '{path}' has no '{entry}'" for entry in entries]
 
 
 @pytest.mark.parametrize("name", ["nowhere.py", "nowhere", "mvitv2_t_IN1K", "configs"])
