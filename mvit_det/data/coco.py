@@ -204,9 +204,14 @@ def load_coco_records(
 ) -> list[dict[str, Any]]:
     """Reads an annotation file and returns its records, as `CocoDataset.records` does."""
     records = read_coco(json_file).records(folder, classes)
-    if is_url(json_file) or os.path.getsize(json_file) > LARGE_FILE:
-        _parsed.pop(absolute(json_file), None)
+    forget_large(json_file)
     return records
+
+
+def forget_large(path: str | os.PathLike[str]) -> None:
+    """Frees the memory of a large annotation file, once its records are loaded."""
+    if is_url(path) or os.path.getsize(path) > LARGE_FILE:
+        _parsed.pop(absolute(path), None)
 
 
 def image_path(folder: str | os.PathLike[str], file_name: Any) -> str | Path:

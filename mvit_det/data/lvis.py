@@ -11,7 +11,7 @@ from detectron2.structures import BoxMode
 from torch import Tensor
 
 from ..errors import DatasetError
-from .coco import read_json
+from .coco import forget_large, read_coco
 
 
 def load_lvis_records(
@@ -32,11 +32,11 @@ def load_lvis_records(
     Raises:
         DatasetError: the file cannot be read or is not in LVIS's format.
     """
-    content = read_json(json_file)
+    dataset = read_coco(json_file)
     try:
-        _complete_metadata(name, content["categories"])
+        _complete_metadata(name, dataset.categories)
         annotations = defaultdict(list)
-        for annotation in content["annotations"]:
+        for annotation in dataset.annotations:
             annotations[annotation["image_id"]].append(
                 {
                     "bbox": annotation["bbox"],
@@ -45,7 +45,7 @@ def load_lvis_records(
                     "segmentation": annotation["segmentation"],
                 }
             )
-        return [
+        records = [
             {
                 "file_name": os.path.join(image_root, *image["coco_url"].split("/")[-2:]),
                 "height": image["height"],
@@ -55,12 +55,14 @@ def load_lvis_records(
                 "not_exhaustive_category_ids": image["not_exhaustive_category_ids"],
                 "annotations": annotations[image["id"]],
             }
-            for image in sorted(content["images"], key=lambda image: image["id"])
+            for image in sorted(dataset.images, key=lambda image: image["id"])
         ]
     except (KeyError, TypeError) as error:
         raise DatasetError(
             f"'{json_file}' is not in LVIS's format: there is no {error} in one of its entries"
         ) from error
+    forget_large(json_file)
+    return records
 
 
 def _complete_metadata(name: str, categories: list[dict[str, Any]]) -> None:

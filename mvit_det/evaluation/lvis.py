@@ -14,7 +14,7 @@ from detectron2.utils.logger import create_small_table
 from faster_coco_eval import COCO, COCOeval_faster
 from pycocotools import mask as mask_util
 
-from ..data.coco import read_json
+from ..data.coco import read_coco
 from ..data.urls import is_url
 from ..errors import ConfigError
 from .instances import InstanceEvaluator, for_task
@@ -69,9 +69,17 @@ class LVISEvaluator(InstanceEvaluator):
             )
         if not is_url(metadata.json_file) and not Path(metadata.json_file).exists():
             DatasetCatalog.get(dataset_name)  # generates it, or says what is missing
-        content = read_json(metadata.json_file)
-        self._truth = COCO(content)
-        self._categories = sorted(content["categories"], key=lambda category: category["id"])
+        dataset = read_coco(metadata.json_file)
+        # Copies, as the evaluation adds to the annotations.
+        annotations = [dict(annotation) for annotation in dataset.annotations]
+        self._truth = COCO(
+            {
+                "images": dataset.images,
+                "annotations": annotations,
+                "categories": dataset.categories,
+            }
+        )
+        self._categories = sorted(dataset.categories, key=lambda category: category["id"])
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Computes the metrics, in percent.

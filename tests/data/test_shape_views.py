@@ -114,7 +114,9 @@ def test_lvis_loader_equals_that_of_detectron2(dataset, tmp_path):
 
 
 def test_other_formats_are_refused(tmp_path):
-    (tmp_path / "coco.json").write_text('{"categories": [], "annotations": [{"id": 1}]}')
+    (tmp_path / "coco.json").write_text(
+        '{"categories": [], "images": [], "annotations": [{"id": 1}]}'
+    )
     with pytest.raises(DatasetError, match="is not in LVIS's format: there is no 'image_id'"):
         load_lvis_records(tmp_path / "coco.json", "", "lvis_of_a_test")
     MetadataCatalog.remove("lvis_of_a_test")

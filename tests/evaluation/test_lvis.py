@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_util
 
+from mvit_det.data import coco, load_records
 from mvit_det.errors import ConfigError
 from mvit_det.evaluation.lvis import LVISEvaluator
 
@@ -185,3 +186,14 @@ def test_nothing_predicted(dataset):
 def test_datasets_in_other_formats():
     with pytest.raises(ConfigError, match="'coco_2017_val'"):
         LVISEvaluator("coco_2017_val")
+
+
+def test_one_run_parses_a_file_once(shapes_root, monkeypatch):
+    DatasetCatalog.get("shapes_lvis_val")
+    read, parse = [], coco.read_json
+    monkeypatch.setattr(coco, "_parsed", {})
+    monkeypatch.setattr(coco, "read_json", lambda path: read.append(path) or parse(path))
+    load_records("shapes_lvis_val", filter_empty=False)
+    for _ in range(2):
+        LVISEvaluator("shapes_lvis_val")
+    assert len(read) == 1
