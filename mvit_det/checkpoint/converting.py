@@ -25,6 +25,8 @@ FORMATS = {
     "slowfast": (".pyth", ".pth"),
     "torchvision": (".pth", ".pt"),
 }
+# Metadata of trainings that predictions need; formats of other libraries have no place for it.
+KEPT = ("class_names", "category_ids")
 
 
 def convert(
@@ -41,7 +43,8 @@ def convert(
         source: file or URL.
         output: the file to write, all or nothing.
         to: one of `FORMATS`. timm holds backbones and classifiers only: of a detector it gets the
-            backbone. slowfast and torchvision hold models for clips only.
+            backbone. slowfast and torchvision hold models for clips only. mvit_det and safetensors
+            keep class names and category ids.
         overwrite: replaces `output`.
         trust: as for `load_weights`.
 
@@ -90,16 +93,23 @@ def convert(
         else:
             renamed = names[name] != original
             report.add(names[name], KeyStatus.LOADED, "renamed" if renamed else "")
+    kept = KEPT if to in ("mvit_det", "safetensors") else ()
+    metadata = {key: weights.metadata[key] for key in kept if key in weights.metadata}
     for key in weights.metadata:
-        report.add(key, KeyStatus.DROPPED, "not weights")
+        if key in metadata:
+            report.add(key, KeyStatus.LOADED, "metadata")
+        else:
+            report.add(key, KeyStatus.DROPPED, "not weights")
 
     with atomic_path(output) as temporary:
         if to == "detectron2":
             _write_pickle(tensors, weights, temporary)
         elif output.suffix == ".safetensors":
-            save_safetensors(tensors, temporary)
+            save_safetensors(tensors, temporary, metadata)
+        elif to == "slowfast":
+            save_torch({"model_state": tensors}, temporary)
         else:
-            save_torch({"model_state": tensors} if to == "slowfast" else tensors, temporary)
+            save_torch({"model": tensors, **metadata} if metadata else tensors, temporary)
     return report
 
 

@@ -1,11 +1,12 @@
 """Safe files of weights: reading runs no code of the file, writing is all-or-nothing."""
 
+import json
 import os
 import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,7 @@ from ..errors import CheckpointError
 
 _TORCH_LEGACY_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19."
 _HEAD_SIZE = 64  # bytes that identify the format
+_METADATA = "mvit_det"  # in the header of safetensors, which holds strings only: as JSON
 
 
 class RefusedImportError(pickle.UnpicklingError):
@@ -130,16 +132,26 @@ def save_torch(data: Any, path: Path) -> None:
         raise
 
 
-def save_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+def save_safetensors(
+    tensors: dict[str, torch.Tensor], path: Path, metadata: Mapping[str, Any] | None = None
+) -> None:
     """`safetensors.torch.save_file` that raises the operating system's error.
 
     Others may read the file, if the umask lets them: safetensors 0.8 writes it for its owner only.
 
+    Args:
+        tensors: by name.
+        path: the file to write.
+        metadata: for `read_file`: numbers, strings, and lists of them.
+
     Raises:
         OSError: the file cannot be written.
     """
+    header = {"format": "pt"}
+    if metadata:
+        header[_METADATA] = json.dumps(metadata)
     try:
-        safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+        safetensors.torch.save_file(tensors, path, metadata=header)
         os.umask(umask := os.umask(0o077))
         path.chmod(0o666 & ~umask)
     except safetensors.SafetensorError as error:
@@ -185,12 +197,18 @@ def _read_pickle(path: Path, trust: bool) -> Any:
         raise _corrupt(path, error) from error
 
 
-def _read_safetensors(path: Path, header_size: int) -> dict[str, torch.Tensor]:
+def _read_safetensors(path: Path, header_size: int) -> dict[str, Any]:
+    """The tensors by name; where there is metadata, with the tensors under "model" in it."""
     try:
-        return safetensors.torch.load_file(path)
+        tensors = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+        return {**metadata, "model": tensors} if metadata else tensors
     except safetensors.SafetensorError as error:
         if path.stat().st_size < header_size + 8:
             raise _truncated(path) from error
+        raise _corrupt(path, error) from error
+    except (RecursionError, TypeError, ValueError) as error:  # of the metadata
         raise _corrupt(path, error) from error
 
 

@@ -22,9 +22,12 @@ def main(arguments: Sequence[str], prog: str) -> int:
         usage="INPUT OUTPUT --to FORMAT [options]",
         summary="Converts weights between the formats of several libraries.",
         examples=EXAMPLES,
-        details="exit codes: 0 written; 2 nothing was written, because of a mistake",
+        details="mvit_det and safetensors keep the class names and category ids of a training\n"
+        "exit codes: 0 written; 2 nothing was written, because of a mistake",
     )
-    parser.add_argument("input", metavar="INPUT", help="file or URL, in any of the formats")
+    parser.add_argument("input", metavar="INPUT",
+                        help="file or URL, in any of the formats, or folder of a sharded "
+                        "checkpoint")  # fmt: skip
     parser.add_argument("output", type=output_path, metavar="OUTPUT", help="file to write")
     parser.add_argument("--to", required=True, choices=FORMATS, metavar="FORMAT",
                         help=f"of OUTPUT: {', '.join(FORMATS)}")  # fmt: skip

@@ -11,12 +11,13 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 
-from mvit_det import MViTv2
+from mvit_det import MViTv2, Predictor
 from mvit_det.checkpoint import Checkpointer, KeyStatus, read_weights
 from mvit_det.checkpoint.converting import convert
 from mvit_det.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
+PICO = ROOT / "configs/shapes/mask_rcnn_mvitv2_pico.py"
 SUFFIXES = {
     "mvit_det": ".pth",
     "detectron2": ".pkl",
@@ -33,7 +34,7 @@ def make_timm(**config):
 
 def make_detector(seed):
     torch.manual_seed(seed)
-    config = LazyConfig.load(str(ROOT / "configs/shapes/mask_rcnn_mvitv2_pico.py"))
+    config = LazyConfig.load(str(PICO))
     return instantiate(config.model)
 
 
@@ -112,14 +113,62 @@ def test_timm_takes_the_backbone_of_a_detector(tmp_path):
     assert "1  not weights" in table
 
 
-@pytest.mark.parametrize("to", ["mvit_det", "safetensors"])
-def test_checkpoint_of_a_training_with_class_names(to, tmp_path):
+CLASSES = {"class_names": ["a", "b", "ç", "d", "e"], "category_ids": [1, 2, 30, 4, 5]}
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A model, and the checkpoint of its training."""
     model = make_detector(seed=1)
-    Checkpointer(model, tmp_path, class_names=["a", "b", "c", "d", "e"]).save("model", iteration=7)
+    Checkpointer(model, tmp_path, **CLASSES).save("model", iteration=7)
+    return model, tmp_path / "model.pth"
+
+
+@pytest.mark.parametrize("to", ["mvit_det", "safetensors"])
+def test_own_formats_keep_the_classes_of_a_training(to, trained, tmp_path):
+    model, source = trained
+    output, back = tmp_path / f"converted{SUFFIXES[to]}", tmp_path / "back.pth"
+    report = convert(source, output, to)
+    assert set(report.keys(KeyStatus.DROPPED)) == {"iteration", "run"}
+    convert(output, back, "mvit_det")
+    for path in (output, back):
+        weights = read_weights(path)
+        assert_same(weights.tensors, dict(model.state_dict()))
+        assert weights.metadata == CLASSES
+    # Rather than those of the dataset of the config.
+    predictor = Predictor(PICO, output, device="cpu")
+    assert list(predictor.class_names) == CLASSES["class_names"]
+    assert list(predictor.category_ids) == CLASSES["category_ids"]
+
+
+@pytest.mark.parametrize("to", ["detectron2", "timm"])
+def test_formats_of_other_libraries_hold_weights_alone(to, trained, tmp_path):
     output = tmp_path / f"converted{SUFFIXES[to]}"
-    report = convert(tmp_path / "model.pth", output, to)
-    assert set(report.keys(KeyStatus.DROPPED)) == {"class_names", "iteration", "run"}
-    assert_same(read_weights(output).tensors, dict(model.state_dict()))
+    report = convert(trained[1], output, to)
+    assert {"class_names", "category_ids", "iteration"} < set(report.keys(KeyStatus.DROPPED))
+    assert CLASSES.keys().isdisjoint(read_weights(output).metadata)
+
+
+@pytest.mark.parametrize("text", ["{", "3", "[1]", "[" * 100_000])
+def test_corrupt_metadata_of_safetensors(text, tmp_path):
+    path = tmp_path / "a.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(3)}, path, {"mvit_det": text})
+    with pytest.raises(CheckpointError, match="a.safetensors' is corrupt"):
+        read_weights(path)
+
+
+def test_shards_become_a_file(tool, trained, tmp_path):
+    model, _ = trained
+    Checkpointer(model, tmp_path, sharded=True, **CLASSES).save("model_0000003", trainer={})
+    shards, output = tmp_path / "model_0000003", tmp_path / "model_0000003.pth"
+    command = ("convert-weights", str(shards), str(output), "--to", "mvit_det")
+    code, _, err = tool(*command[1:])
+    assert code == 2
+    assert " ".join((*command, "--trust-checkpoint")) in err
+    assert tool(*command[1:], "--trust-checkpoint")[0] == 0
+    weights = read_weights(output)
+    assert_same(weights.tensors, dict(model.state_dict()))
+    assert weights.metadata == CLASSES
 
 
 def test_the_tool_prints_the_accounting(tool, tmp_path):
