@@ -290,6 +290,7 @@ def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
 def test_a_user_without_a_home_folder_needs_another_cache(monkeypatch):
     """As in containers that run with a number in place of a user."""
     monkeypatch.delenv("FVCORE_CACHE", raising=False)
-    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 123456789)
     with pytest.raises(CheckpointError, match="FVCORE_CACHE"):
         cache_path("https://example.org/model.pth")

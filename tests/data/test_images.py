@@ -4,6 +4,7 @@ import json
 import os
 
 import numpy as np
+import PIL
 import pytest
 from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import ExifTags, Image
@@ -36,9 +37,14 @@ def test_real_images_are_those_of_detectron2(coco_sample, image_format):
             assert read_image_size(path) == image.shape[:2]
 
 
-@pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"]
+# The last Pillow for Python 3.10 cannot read the TIFF files in YCbCr that it writes.
+YCBCR = pytest.param(
+    "YCbCr",
+    marks=pytest.mark.skipif(PIL.__version__ < "13", reason="needs Pillow 13 or later"),
 )
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", YCBCR])
 def test_every_kind_of_8_bits_is_as_in_detectron2(mode, tmp_path):
     image = Image.fromarray(IMAGE)
     image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)

@@ -1,6 +1,5 @@
 """Predictors of exported files, with and without PyTorch."""
 
-import importlib.util
 import json
 import os
 import re
@@ -25,18 +24,12 @@ from mvit_det.runtime import Metadata, OnnxPredictor, OpenVinoPredictor, Runtime
 from mvit_det.runtime.masks import encode_mask, paste_masks
 from mvit_det.runtime.preprocessing import fitted_size, letterbox
 from tests.export.detectors import make_detector
+from tests.export.without_torch import run_without_torch
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
 ROOT = Path(__file__).resolve().parents[2]
-# All that a machine with an exported file needs.
-RUNTIME_LIBRARIES = ("onnxruntime", "openvino", "PIL", "cv2", "numpy")
-NO_TORCH = """
-import importlib.util
-for name in ("torch", "torchvision", "detectron2", "pycocotools", "omegaconf"):
-    assert importlib.util.find_spec(name) is None, name
-"""
 
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 427), (1, 300), (333, 500), (2000, 400)])
@@ -151,27 +144,6 @@ def test_backbones_are_no_detectors(onnx_file):
     session.metadata = replace(session.metadata, task="features")
     with pytest.raises(ExportError, match="features"):
         RuntimePredictor([session])
-
-
-def run_without_torch(program, folder):
-    """Lines that a program prints in an environment with the libraries of the runtime only."""
-    folder.mkdir()
-    for name in RUNTIME_LIBRARIES:
-        (package,) = importlib.util.find_spec(name).submodule_search_locations
-        (folder / name).symlink_to(package)
-    for libraries in Path(package).parent.glob("*.libs"):
-        (folder / libraries.name).symlink_to(libraries)
-    # -S: without the packages of this environment.
-    result = subprocess.run(
-        [sys.executable, "-S", "-c", NO_TORCH + program],
-        env={"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.splitlines()
 
 
 def test_runs_without_pytorch(onnx_file, images, tmp_path):

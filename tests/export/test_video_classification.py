@@ -23,7 +23,7 @@ from mvit_det.runtime.__main__ import main as runtime_main
 from mvit_det.runtime.sessions import OnnxSession, OpenVinoSession
 from tests.data.test_videos import gestures  # noqa: F401
 from tests.export.detectors import make_video_classifier
-from tests.export.test_runtime import run_without_torch
+from tests.export.without_torch import run_without_torch
 from tests.prediction.test_video_classifier import write_noise
 
 for library in ("onnxscript", "onnxruntime", "openvino"):
