@@ -12,7 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # The builds to install; test-oldest takes the oldest pair that pyproject.toml promises.
 TORCH ?= torch torchvision
-OLDEST_TORCH := torch==2.12.1 torchvision==0.27.1
+OLDEST_TORCH = $(shell sed -n 's/^ *"\(torch[a-z]*\)>=\([0-9.]*\)",$$/\1==\2/p' pyproject.toml)
 # Tests run in so many processes at a time, with one thread each.
 WORKERS ?= 2
 PYTEST_FLAGS ?=
