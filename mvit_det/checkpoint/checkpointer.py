@@ -152,14 +152,8 @@ class Checkpointer:
             self.folder.keep_last(count)
 
     def last_name(self) -> str:
-        """Name of the checkpoint to resume from; '' if there is none."""
-        folder = self.folder
-
-        def find() -> str:
-            name = folder.last_name() if folder else ""
-            return name if folder and name and (folder.path / name).exists() else ""
-
-        return from_main_process(find)
+        """Name of the checkpoint that `--resume` tries first; '' if there is none."""
+        return from_main_process(lambda: next(iter(self.checkpoints()), Path()).name)
 
     def metadata(self, name: str) -> dict[str, Any]:
         """Metadata of this run's checkpoint `name`; {} if there is none.

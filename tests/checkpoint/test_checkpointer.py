@@ -110,6 +110,21 @@ def test_a_last_checkpoint_that_was_deleted_gives_way_to_the_one_before(tmp_path
     assert "model_0000004.pth" in caplog.text
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_the_name_to_resume_from_is_that_of_the_checkpoint_that_is_resumed(sharded, tmp_path):
+    """A stopped training promises it, see `TrainingStopped`."""
+    checkpointer = save_run(tmp_path, 2, 4, sharded=sharded)
+    suffix = "" if sharded else ".pth"
+    for step in (4, 2):
+        assert checkpointer.last_name() == f"model_{step:07d}{suffix}"
+        assert resume(tmp_path)[0] == step
+        (tmp_path / checkpointer.last_name()).rename(tmp_path / f"deleted_{step}")
+    assert checkpointer.last_name() == ""
+    # Nor is that of an earlier run, where the first checkpoint of this one could not be written.
+    (tmp_path / "deleted_4").rename(tmp_path / f"model_0000004{suffix}")
+    assert save_run(tmp_path, sharded=sharded).last_name() == ""
+
+
 def test_a_process_that_died_between_a_checkpoint_and_its_note(tmp_path):
     save_run(tmp_path, 2, 4)
     (tmp_path / "last_checkpoint").unlink()
