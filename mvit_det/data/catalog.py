@@ -91,7 +91,8 @@ def check_datasets(*names: str | Sequence[str]) -> None:
         if name not in DatasetCatalog:
             near = difflib.get_close_matches(str(name), DatasetCatalog, n=3, cutoff=0)
             raise DatasetError(
-                f"dataset '{name}' is not registered; the closest names are {', '.join(near)}"
+                f"dataset '{name}' is not registered; the closest names are {', '.join(near)}; "
+                "register your own in a Python config, or name its files in flags such as --val-json"
             )
         metadata = MetadataCatalog.get(name)
         for path in filter(None, (metadata.get("json_file"), metadata.get("image_root"))):
