@@ -92,7 +92,7 @@ def check_datasets(*names: str | Sequence[str]) -> None:
             near = difflib.get_close_matches(str(name), DatasetCatalog, n=3, cutoff=0)
             raise DatasetError(
                 f"dataset '{name}' is not registered; the closest names are {', '.join(near)}; "
-                "register your own in a Python config, or name its files in flags such as --val-json"
+                "register your own in a Python config, or name its files by --val-json and so on"
             )
         metadata = MetadataCatalog.get(name)
         for path in filter(None, (metadata.get("json_file"), metadata.get("image_root"))):
