@@ -1,5 +1,6 @@
 """Exported classifiers score as `Classifier` does."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -84,6 +85,24 @@ def test_the_batch_is_open(files):
     assert found.shape == (5, len(CLASSES))
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(session.run(batch[3:4])["scores"][0], found[3], atol=1e-6)
+
+
+def attention_nodes(path):
+    """How often each kind of node attends: a softmax over the classes has two axes only."""
+    graph = pytest.importorskip("onnx").load(path).graph
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
+    kinds = (node.op_type for node in graph.node if ranks.get(node.output[0]) == 4)
+    return Counter(kind for kind in kinds if kind in ("Softmax", "Attention"))
+
+
+def test_from_opset_23_on_attention_is_one_node(classifier, files, images, tmp_path):
+    export(prepare(*classifier), tmp_path / "c.onnx", "onnx", opset=23)
+    assert attention_nodes(files / "c.onnx") == {"Softmax": 4}
+    assert attention_nodes(tmp_path / "c.onnx") == {"Attention": 4}
+    expected = OnnxClassifier(files / "c.onnx")
+    for predictor in (OnnxClassifier(tmp_path / "c.onnx"), OpenVinoClassifier(tmp_path / "c.onnx")):
+        for image in images:
+            np.testing.assert_allclose(predictor.scores(image), expected.scores(image), atol=1e-5)
 
 
 @pytest.mark.parametrize("override", ["crop=center", "crop=full"])
