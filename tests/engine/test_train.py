@@ -4,14 +4,23 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from detectron2.config import instantiate
+from PIL import Image
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from mvit_det import MViTv2Backbone
 from mvit_det.checkpoint import Checkpointer
 from mvit_det.config import load_config, resolve_device
+from mvit_det.config.image_folders import use_image_folders
 from mvit_det.engine import evaluate_checkpoint, train
 from mvit_det.engine.evaluate import check_best_metric
+from mvit_det.engine.parallel import parallelize
 from mvit_det.errors import CheckpointError, ConfigError, DatasetError
+from mvit_det.modeling import MultiScaleTransformer, MViTv2Classifier
+from mvit_det.modeling.transformer import MultiScaleBlock
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PICO = CONFIGS / "shapes" / "mask_rcnn_mvitv2_pico.py"
@@ -81,7 +90,23 @@ def test_bf16_on_the_cpu_trains(tmp_path):
     assert len(losses(tmp_path)) == 2
 
 
-def test_compile_compiles_the_backbone(tmp_path, monkeypatch):
+def make_classifier_config(folder, *overrides):
+    """That of two classes with an image each."""
+    for name in ("train/red", "train/blue", "val/red", "val/blue"):
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40), Path(name).name).save(folder / name / "0.png")
+    overrides += (f"data.train_folder={folder}/train", f"data.val_folder={folder}/val")
+    path = CONFIGS / "shapes" / "classifier_mvitv2_pico.py"
+    config = load_config(path, [f"train.output_dir={folder}/output", *overrides])
+    use_image_folders(config)
+    resolve_device(config, "cpu")
+    return config
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(make_config, MViTv2Backbone), (make_classifier_config, MViTv2Classifier)]
+)
+def test_compile_compiles_the_transformer(make, kind, tmp_path, monkeypatch):
     """And nothing else; what it then computes is tested with the model."""
 
     class Stop(Exception):
@@ -90,17 +115,36 @@ def test_compile_compiles_the_backbone(tmp_path, monkeypatch):
     def stop(**_):
         raise Stop
 
-    module = importlib.import_module("mvit_det.engine.train")
     compiled = []
-    monkeypatch.setattr(
-        module.MultiScaleTransformer, "compile", lambda self, **_: compiled.append(self)
-    )
-    config = make_config(tmp_path, "train.max_iter=1", "train.compile=True")
+    monkeypatch.setattr(MultiScaleTransformer, "compile", lambda self, **_: compiled.append(self))
+    config = make(tmp_path, "train.max_iter=1", "train.compile=True")
     config.optimizer._target_ = stop
     with pytest.raises(Stop):
         train(config)
-    (backbone,) = compiled
-    assert isinstance(backbone, MViTv2Backbone)
+    (transformer,) = compiled
+    assert isinstance(transformer, kind)
+
+
+@pytest.fixture
+def two_ranks():
+    """A process group of two, of which this process is one, and the other answers nothing."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("two_ranks")
+@pytest.mark.parametrize("name", ["mask_rcnn", "classifier", "video"])
+def test_fsdp_shards_each_block(name):
+    model = instantiate(load_config(CONFIGS / "shapes" / f"{name}_mvitv2_pico.py").model)
+    blocks = [module for module in model.modules() if isinstance(module, MultiScaleBlock)]
+    parallelize(model, "fsdp", "cpu", {})
+    assert len(blocks) == 4
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    assert sharded == [model, *blocks]
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    weight = blocks[0].mlp.fc1.weight
+    assert weight.to_local().shape[0] == weight.shape[0] / 2
 
 
 @pytest.mark.usefixtures("few_images")
