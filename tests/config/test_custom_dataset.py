@@ -15,13 +15,17 @@ from mvit_det.config import load_config, resolve_device, set_custom_dataset, use
 from mvit_det.data import generate_shapes
 from mvit_det.engine import evaluate_checkpoint, train
 from mvit_det.errors import CheckpointError, ConfigError, DatasetError
+from mvit_det.evaluation import COCOEvaluator
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 PICO = CONFIGS / "shapes" / "mask_rcnn_mvitv2_pico.py"
 CASCADE = CONFIGS / "shapes" / "cascade_mask_rcnn_mvitv2_pico.py"
+FASTER = CONFIGS / "shapes" / "faster_rcnn_mvitv2_pico.py"
 RETINANET = CONFIGS / "shapes" / "retinanet_mvitv2_pico.py"
 LVIS = CONFIGS / "shapes" / "mask_rcnn_mvitv2_pico_lvis.py"
+# All of configs/ but the modules that they share.
+EXPERIMENTS = sorted(p for p in CONFIGS.glob("*/**/*.py") if "common" not in p.parts)
 # Three classes made of five, with gaps between their ids.
 CLASSES = {1: 10, 2: 10, 3: 20, 4: 20, 5: 70}
 NAMES = {10: "bolt", 20: "nut", 70: "washer"}
@@ -127,6 +131,36 @@ def test_a_panoptic_model_is_refused(evaluate_only, own):
     config = make_config(own, path=CONFIGS / "shapes" / "panoptic_fpn_mvitv2_pico.py")
     with pytest.raises(ConfigError, match="semantic map"):
         use_custom_dataset(config, evaluate_only=evaluate_only)
+
+
+def class_numbers(node):
+    """Each `num_classes` in a config, by its path."""
+    fields = OmegaConf.to_container(node, resolve=True)
+    waiting, found = [("model", fields)], {}
+    while waiting:
+        name, value = waiting.pop()
+        if name.endswith(".num_classes"):
+            found[name] = value
+        elif isinstance(value, (dict, list)):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            waiting += [(f"{name}.{key}", inner) for key, inner in items]
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", EXPERIMENTS, ids=[str(path.relative_to(CONFIGS)) for path in EXPERIMENTS]
+)
+def test_every_config_is_fitted_or_refused(path, own):
+    config = make_config(own, "train.init_checkpoint=", path=path)
+    if "classifier" in config.model or "sem_seg_head" in config.model:
+        with pytest.raises(ConfigError) as caught:
+            use_custom_dataset(config)
+        assert "\n" not in str(caught.value)
+        return
+    use_custom_dataset(config)
+    assert set(class_numbers(config.model).values()) == {3}
+    assert config.dataloader.evaluator._target_ is COCOEvaluator
+    assert config.train.init_checkpoint == ""
 
 
 def test_images_for_training_and_evaluation(own, caplog):
@@ -349,8 +383,13 @@ def test_trains_and_evaluates_again_from_the_saved_config(own):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "masks", "tasks"),
-    [(CASCADE, False, {"bbox"}), (RETINANET, True, {"bbox"}), (LVIS, True, {"bbox", "segm"})],
-    ids=["boxes", "retinanet", "lvis"],
+    [
+        (CASCADE, False, {"bbox"}),
+        (FASTER, True, {"bbox"}),
+        (RETINANET, True, {"bbox"}),
+        (LVIS, True, {"bbox", "segm"}),
+    ],
+    ids=["boxes", "faster_rcnn", "retinanet", "lvis"],
 )
 def test_other_detectors_train(path, masks, tasks, own):
     if not masks:
