@@ -60,11 +60,12 @@ def read_file(path: Path, *, trust: bool = False) -> Any:
             raise _truncated(path)
         _check_sums(path)
         return _read_torch(path, trust)
+    # The size of the header in 8 bytes, then JSON; the first byte may be that of a pickle.
+    if head[4:9] == b"\0\0\0\0{":
+        return _read_safetensors(path, int.from_bytes(head[:8], "little"))
     if head.startswith(b"\x80"):
         read = _read_torch if _TORCH_LEGACY_MAGIC in head else _read_pickle
         return read(path, trust)
-    if head[8:9] == b"{":
-        return _read_safetensors(path, int.from_bytes(head[:8], "little"))
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise CheckpointError(
             f"'{path}' is a web page and not weights; open its URL in a browser to see why, "

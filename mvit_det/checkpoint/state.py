@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -210,7 +211,10 @@ def _readable(folder: Path) -> Iterator[None]:
         CheckpointError: the folder cannot be read.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            # That a single process reads, which is no surprise here.
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+            yield
     except (dcp.CheckpointException, EOFError, OSError, RuntimeError, UnpicklingError) as error:
         cause: BaseException = error
         if isinstance(error, dcp.CheckpointException):

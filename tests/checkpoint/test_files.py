@@ -115,6 +115,18 @@ def test_numpy_1_and_2(core, tmp_path):
     np.testing.assert_array_equal(read_file(path), np.arange(3.0))
 
 
+def test_safetensors_that_begin_as_a_pickle(tmp_path):
+    """They begin with the size of their header, a multiple of 8: one in 32 has this first byte."""
+    path = tmp_path / "x.safetensors"
+    tensors = {"weight": torch.arange(3.0)}
+    for length in range(0, 256, 8):
+        safetensors.torch.save_file(tensors, path, {"text": "x" * length})
+        if path.read_bytes().startswith(b"\x80"):
+            break
+    assert path.read_bytes().startswith(b"\x80")
+    assert torch.equal(read_file(path)["weight"], tensors["weight"])
+
+
 def written_files(folder):
     tensors = {"weight": torch.randn(100, 100)}
     for name, write in WRITERS.items():
