@@ -93,10 +93,14 @@ def parse_arguments(
     )
     if evaluate_only:
         parser.set_defaults(eval_only=True)
-        parser.add_argument(
+        source = parser.add_mutually_exclusive_group()
+        source.add_argument(
             "--weights", metavar="PATH",
             help="file or URL; default: those of the published model",
         )  # fmt: skip
+        source.add_argument(
+            "--resume", action="store_true", help="evaluate the last checkpoint in train.output_dir"
+        )
     else:
         _add_training(parser)
     parser.add_argument(

@@ -89,3 +89,11 @@ def test_impossible_ranks_are_refused(arguments, named, capsys):
     with pytest.raises(SystemExit, match="2"):
         train.parse_arguments(["--config-file", "x.py", *arguments])
     assert named in capsys.readouterr().err
+
+
+def test_an_evaluation_takes_the_last_checkpoint_or_weights(capsys):
+    arguments = ["--config-file=mask_rcnn_mvitv2_t", "--resume"]
+    assert train.parse_arguments(arguments, evaluate_only=True).resume
+    with pytest.raises(SystemExit, match="2"):
+        train.parse_arguments([*arguments, "--weights=a.pth"], evaluate_only=True)
+    assert "--weights: not allowed with argument --resume" in capsys.readouterr().err
