@@ -1,4 +1,4 @@
-"""What all predictors share: a model with its weights, used from threads, forks and any mode."""
+"""A trained model that works in threads, forks and inference mode: the base of all predictors."""
 
 import logging
 import os
