@@ -88,7 +88,7 @@ class Field:
         bounds = {"of at least": self.least, "above": self.above}
         bounds |= {"of at most": self.most, "below": self.below}
         limits = [f"{word} {bound:.16g}" for word, bound in bounds.items() if bound is not None]
-        return f"{words} {' and '.join(limits)}".rstrip()
+        return f"{words} {' and '.join(limits)}".replace(" and of ", " and ").rstrip()
 
     def allows(self, value: Any) -> bool:
         """Whether the field can have this value."""

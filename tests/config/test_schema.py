@@ -31,7 +31,7 @@ def test_kinds(kind, good, bad, text):
         (Field(float, "", least=0, below=1), [0, 0.999], [-0.1, 1],
          "a number of at least 0 and below 1"),
         (Field(float, "", above=0, most=1), [0.1, 1], [0, 1.1],
-         "a number above 0 and of at most 1"),
+         "a number above 0 and at most 1"),
         (Field(float, "", least=0, most=1), [0, 1], [-1, 2], "a number from 0 to 1"),
         (Field(list[int], "", least=1), [[1, 2]], [[1, 0]], "a list of integers of at least 1"),
         (Field(int | None, "", least=1), [1, None], [0], "an integer of at least 1, or none"),
