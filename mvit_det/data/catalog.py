@@ -18,6 +18,7 @@ from detectron2.data.build import (
 
 from ..errors import DatasetError
 from .coco import CocoDataset, load_coco_records, read_coco, with_integers
+from .folders import datasets_folder
 from .lvis import load_lvis_records
 from .shapes import GENERATED
 from .urls import absolute, check_url, is_url
@@ -99,11 +100,15 @@ def check_datasets(*names: str | Sequence[str]) -> None:
             if is_url(path):
                 check_url(path)
             elif not Path(path).exists():
+                remedy = "correct the path with which it is registered"
+                if Path(path).is_relative_to(datasets_folder()):
+                    remedy = (
+                        "set the environment variable DETECTRON2_DATASETS to the folder that holds "
+                        "'coco/annotations' and 'coco/train2017', or try "
+                        "'configs/shapes/mask_rcnn_mvitv2_pico.py', which generates its data"
+                    )
                 raise DatasetError(
-                    f"dataset '{name}' is not here: there is no '{Path(path).absolute()}'; set "
-                    "the environment variable DETECTRON2_DATASETS to the folder that holds "
-                    "'coco/annotations' and 'coco/train2017', or try "
-                    "'configs/shapes/mask_rcnn_mvitv2_pico.py', which generates its data"
+                    f"dataset '{name}' is not here: there is no '{Path(path).absolute()}'; {remedy}"
                 )
 
 
@@ -112,8 +117,9 @@ def use_own_readers(names: Iterable[str]) -> None:
 
     Detectron2 registers its own datasets with these functions, and users theirs with
     `register_coco_instances` and `register_lvis_instances`. Annotation files are then read once
-    per run, checked and normalised, and LVIS loads without the package `lvis`. Names, metadata and
-    records stay Detectron2's. Datasets with keypoints and other functions are not touched.
+    per run and normalised, users' in COCO's format are checked, and LVIS loads without the package
+    `lvis`. Names, metadata and records stay Detectron2's. Datasets with keypoints and other
+    functions are not touched.
     """
     for name in names:
         metadata = MetadataCatalog.get(name)
@@ -134,10 +140,8 @@ def use_own_readers(names: Iterable[str]) -> None:
 def _load_coco(
     json_file: str | os.PathLike[str], folder: str | os.PathLike[str], name: str
 ) -> list[dict[str, Any]]:
-    """Reads a dataset, and adds its classes to the metadata, as Detectron2 does.
-
-    Detectron2 knows those of its own datasets. Others are new here, and checked.
-    """
+    """Reads a dataset; one whose classes Detectron2 does not know yet is checked, and they are
+    added to its metadata, as Detectron2 does."""
     metadata = MetadataCatalog.get(name)
     classes = metadata.get("thing_dataset_id_to_contiguous_id")
     if classes is None:

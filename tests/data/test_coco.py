@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,6 +249,15 @@ def test_errors_in_registered_datasets_are_listed(registered):
     with pytest.raises(DatasetError, match="'screw'.*'nut'"):
         load_records(name)
     assert len(load_records(registered("named", content(), thing_classes=("bolt", "nut")))) == 1
+
+
+def test_a_registered_path_that_there_is_not_is_named(registered, tmp_path):
+    name = registered("nowhere", content(), tmp_path / "no folder")
+    with pytest.raises(DatasetError, match="no folder'; correct the path with which"):
+        check_datasets(name)
+    if not Path(MetadataCatalog.get("lvis_v1_train").json_file).exists():
+        with pytest.raises(DatasetError, match="DETECTRON2_DATASETS"):
+            check_datasets("lvis_v1_train")
 
 
 def test_registered_datasets_with_absolute_paths(registered, tmp_path):
