@@ -165,7 +165,7 @@ def evaluate_checkpoint(
 
     Args:
         config: the config of the weights.
-        resume: prefers the last checkpoint in `train.output_dir` if there is one.
+        resume: takes the last checkpoint in `train.output_dir` instead.
         trust_checkpoint: lets the file of weights run code while it is read.
 
     Returns:
@@ -181,8 +181,13 @@ def evaluate_checkpoint(
     model = build_model(config).to(config.train.device)
     path = config.train.init_checkpoint
     checkpointer = Checkpointer(model, config.train.output_dir, trust=trust_checkpoint)
-    if resume and (found := checkpointer.checkpoints()):
-        path = found[0]
+    if resume:
+        path = next(iter(checkpointer.checkpoints()), None)
+        if path is None:
+            raise CheckpointError(
+                f"there is no checkpoint in '{config.train.output_dir}'; name the folder of a "
+                "training with train.output_dir=…, or a file of weights instead of '--resume'"
+            )
         # A run trusts its own shards, as when it resumes.
         trust_checkpoint = trust_checkpoint or is_sharded(path)
     if not path:

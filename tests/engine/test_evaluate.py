@@ -73,3 +73,8 @@ def test_shards_that_cannot_be_read(name, content, run_folder):
     with pytest.raises(CheckpointError, match="/model_final") as raised:
         evaluate(run_folder, resume=True)
     assert "\n" not in str(raised.value)
+
+
+def test_without_a_checkpoint_nothing_else_is_evaluated(shapes_root, tmp_path):
+    with pytest.raises(CheckpointError, match=f"no checkpoint in '{tmp_path}'"):
+        evaluate(tmp_path, "train.init_checkpoint=of_imagenet.pth", resume=True)
