@@ -130,23 +130,34 @@ def use_custom_dataset(
         _choose_reset_head(config, trust_checkpoint)
 
 
-def check_class_count(model: DictConfig, names: Sequence[str], dataset: str) -> None:
-    """Checks that a model has as many classes as its training data.
+def check_classes(model: DictConfig, class_names: Mapping[str, Sequence[str]]) -> None:
+    """Checks that a model and all its datasets have the same classes.
 
-    With fewer, the last classes would be learned as background.
+    A model with fewer would learn the last classes as background, and an evaluation with other
+    classes would compare each with another.
 
     Args:
         model: of a config.
-        names: of the dataset's classes; [] if they are unknown.
-        dataset: registered name.
+        class_names: by the registered name of a dataset, that for training first; [] if unknown.
 
     Raises:
-        ConfigError: names the field to set.
+        DatasetError: the datasets differ.
+        ConfigError: the model has another number of classes.
     """
+    known = {dataset: list(names) for dataset, names in class_names.items() if names}
+    if not known:
+        return
+    dataset, names = next(iter(known.items()))
+    for other, others in known.items():
+        if others != names:
+            raise DatasetError(
+                f"the datasets '{dataset}' and '{other}' differ in their classes; give all of them "
+                "the same list of categories"
+            )
     for name in ("", "head", "roi_heads"):
         group = model.get(name) if name else model
         count = group.get("num_classes") if isinstance(group, DictConfig) else None
-        if names and count is not None and count != len(names):
+        if count not in (None, len(names)):
             field = ".".join(filter(None, ("model", name, "num_classes")))
             raise ConfigError(
                 f"the dataset '{dataset}' has {len(names)} classes, and the model has {count}; "

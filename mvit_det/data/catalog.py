@@ -137,6 +137,14 @@ def use_own_readers(names: Iterable[str]) -> None:
         )
 
 
+def load_classes(name: str) -> None:
+    """Loads a dataset in COCO's or LVIS's format if its metadata lacks the names of its classes."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("json_file") and not metadata.get("thing_classes"):
+        use_own_readers([name])
+        DatasetCatalog.get(name)
+
+
 def _load_coco(
     json_file: str | os.PathLike[str], folder: str | os.PathLike[str], name: str
 ) -> list[dict[str, Any]]:

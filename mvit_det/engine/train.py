@@ -16,9 +16,10 @@ from torch import nn
 from ..acceleration import accelerate
 from ..checkpoint import Checkpointer
 from ..checkpoint.state import from_main_process
-from ..config.custom_dataset import check_class_count
+from ..config.custom_dataset import check_classes
 from ..config.loading import build_model, prepare_output_dir
 from ..data import check_datasets
+from ..data.catalog import load_classes
 from ..data.loading import TrainingLoader
 from ..data.sampling import derive_seed
 from ..errors import ConfigError
@@ -77,7 +78,9 @@ def train(
 
     data_loader = instantiate(config.dataloader.train)
     dataset = _first(config.dataloader.train.dataset.names)
-    check_class_count(config.model, class_names(config, dataset), dataset)
+    datasets = dataset, config.dataloader.test.dataset.names
+    load_classes(datasets[1])
+    check_classes(config.model, {name: class_names(config, name) for name in datasets})
     model = _build_model(config, seed)
     checkpointer = Checkpointer(
         model,

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 from torch import nn
@@ -28,9 +29,11 @@ from mvit_det.config import load_config, resolve_device
 from mvit_det.data import DatasetMapper
 from mvit_det.data.catalog import register_coco
 from mvit_det.data.coco import CocoDataset
+from mvit_det.data.image_folder import register_image_folder
+from mvit_det.data.shape_classes import generate_shape_classes
 from mvit_det.data.validation import MAX_OBJECTS
 from mvit_det.engine import evaluate, evaluate_checkpoint, train
-from mvit_det.errors import ConfigError, ImageError, OutputError
+from mvit_det.errors import ConfigError, DatasetError, ImageError, OutputError
 from tests.engine.trainings import children_of, read_until
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -227,10 +230,38 @@ def test_images_that_no_training_can_take(case, tmp_path):
     ],
 )
 def test_a_model_has_as_many_classes_as_its_dataset(config, field, shapes_root, tmp_path):
-    overrides = [f"{field}=3", f"train.output_dir={tmp_path}", "train.device=cpu"]
-    config = load_config(CONFIGS / "shapes" / f"{config}.py", overrides)
-    with pytest.raises(ConfigError, match=f"'shape.*has 5 classes.* 3; set {field}=5"):
-        train(config)
+    name = "shapes_val"
+    if config == "classifier_mvitv2_pico":
+        generate_shape_classes(tmp_path / "images", 10, 64, 0)
+        name, _ = register_image_folder(tmp_path / "images")
+    overrides = [f"dataloader.{split}.dataset.names={name}" for split in ("train", "test")]
+    overrides += [f"{field}=3", f"train.output_dir={tmp_path / 'run'}", "train.device=cpu"]
+    with pytest.raises(ConfigError, match=f"'{name}' has 5 classes.* 3; set {field}=5"):
+        train(load_config(CONFIGS / "shapes" / f"{config}.py", overrides))
+
+
+def test_datasets_for_training_and_evaluation_have_the_same_classes(shapes_root, tmp_path):
+    DatasetCatalog.get("shapes_val")
+    metadata = MetadataCatalog.get("shapes_val")
+    content = json.loads(Path(metadata.json_file).read_text())
+    content["categories"][:2] = [
+        {**each, "name": other["name"]}
+        for each, other in zip(content["categories"], content["categories"][1::-1])
+    ]
+    (tmp_path / "swapped.json").write_text(json.dumps(content))
+    register_coco_instances("swapped", {}, tmp_path / "swapped.json", metadata.image_root)
+    try:
+        overrides = [
+            "dataloader.train.dataset.names=shapes_val",
+            "dataloader.test.dataset.names=swapped",
+            f"train.output_dir={tmp_path}",
+            "train.device=cpu",
+        ]
+        with pytest.raises(DatasetError, match="'shapes_val' and 'swapped' differ"):
+            train(load_config(CONFIGS / PICO, overrides))
+    finally:
+        DatasetCatalog.remove("swapped")
+        MetadataCatalog.remove("swapped")
 
 
 def test_any_number_of_objects_is_evaluated(tmp_path):
