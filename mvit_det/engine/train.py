@@ -56,9 +56,10 @@ def train(
         prefix "ema/".
 
     Raises:
-        ConfigError: the schedule is empty, a setting of `train` is out of its range, or the output
-            folder cannot be written.
-        DatasetError: files of a dataset are missing.
+        ConfigError: the schedule is empty, a setting of `train` is out of its range, the model has
+            another number of classes than its dataset, or the output folder cannot be written.
+        DatasetError: files of a dataset are missing or have errors, or the classes for training
+            and for evaluation differ.
         ImageError: an image cannot be used, and `data.on_bad_image` is "raise".
         CheckpointError: weights to start from cannot be read or do not fit the model; or the
             checkpoint to resume has other classes; or the last checkpoint cannot be written.
@@ -78,16 +79,17 @@ def train(
 
     data_loader = instantiate(config.dataloader.train)
     dataset = _first(config.dataloader.train.dataset.names)
-    datasets = dataset, config.dataloader.test.dataset.names
-    load_classes(datasets[1])
-    check_classes(config.model, {name: class_names(config, name) for name in datasets})
+    validation = config.dataloader.test.dataset.names
+    load_classes(validation)
+    names = {each: class_names(config, each) for each in (dataset, validation)}
+    check_classes(config.model, names)
     model = _build_model(config, seed)
     checkpointer = Checkpointer(
         model,
         settings.output_dir,
         trust=trust_checkpoint,
         reset_head=settings.reset_head,
-        class_names=class_names(config, dataset),
+        class_names=names[dataset],
         category_ids=category_ids(config, dataset),
         sharded=settings.checkpointer.get("sharded", False),
     )
