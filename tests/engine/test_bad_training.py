@@ -108,7 +108,7 @@ RUNS = [
     ),
     Bad(
         "diverging",
-        ["optimizer.lr=1e30", "train.checkpointer.period=1"],
+        ["lr_multiplier.scheduler.start_value=1e30", "train.checkpointer.period=1"],
         r"the model's prediction was infinite or NaN at iteration \d; see the batch, its losses "
         r"and gradients in '.*nonfinite/iteration_.*\.json'",
     ),
