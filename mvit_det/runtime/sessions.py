@@ -50,7 +50,13 @@ class OnnxSession:
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # its classes of errors have no common base
-            raise ExportError(f"ONNX Runtime cannot load '{path}': {_first_line(error)}") from error
+            message = f"ONNX Runtime cannot load '{path}': {_last_line(error)}"
+            if "NOT_IMPLEMENTED" in message:
+                message += (
+                    f"; ONNX Runtime {runtime.__version__} lacks this operator: export the model "
+                    "without --opset, or run the file in OpenVINO"
+                )
+            raise ExportError(message) from error
         entries = self._session.get_modelmeta().custom_metadata_map
         self.metadata = Metadata.from_json(entries.get(KEY), str(path))
         self._inputs = [each.name for each in self._session.get_inputs()]
@@ -117,7 +123,7 @@ class OpenVinoSession:
                 _fix_batch(model, batch)
             self.compiled = core.compile_model(model, device, {**properties, **(options or {})})
         except RuntimeError as error:
-            raise ExportError(f"OpenVINO cannot load '{path}': {_first_line(error)}") from error
+            raise ExportError(f"OpenVINO cannot load '{path}': {_last_line(error)}") from error
         self.metadata = Metadata.from_json(text, str(path))
 
     def run(self, *inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -189,6 +195,6 @@ def _lasting_core(openvino: Any) -> Any:
     return core
 
 
-def _first_line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

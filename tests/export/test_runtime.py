@@ -129,6 +129,20 @@ def test_bad_files_and_images_are_named(onnx_file, tmp_path):
             predictor_class(tmp_path / "broken.onnx")
 
 
+def test_missing_operators_are_named(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    # It has no kernel for bfloat16 on the CPU.
+    node = onnx.helper.make_node("Erf", ["x"], ["y"])
+    x, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.BFLOAT16, [1]) for n in "xy")
+    graph = onnx.helper.make_graph([node], "graph", [x], [y])
+    opset = onnx.helper.make_opsetid("", 18)
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), tmp_path / "m.onnx"
+    )
+    with pytest.raises(ExportError, match=r"Erf\(13\).*export the model without --opset"):
+        OnnxPredictor(tmp_path / "m.onnx")
+
+
 def test_files_without_metadata_are_named(onnx_file, tmp_path):
     onnx = pytest.importorskip("onnx")
     model = onnx.load(onnx_file)
