@@ -17,7 +17,7 @@ from detectron2.data.build import (
 )
 
 from ..errors import DatasetError
-from .coco import CocoDataset, load_coco_records, read_coco, with_integers
+from .coco import CocoDataset, forget_coco, load_coco_records, read_coco, with_integers
 from .folders import datasets_folder
 from .lvis import load_lvis_records
 from .shapes import GENERATED
@@ -143,6 +143,16 @@ def load_classes(name: str) -> None:
     if metadata.get("json_file") and not metadata.get("thing_classes"):
         use_own_readers([name])
         DatasetCatalog.get(name)
+
+
+def forget_annotations(but: str) -> None:
+    """Frees the memory of annotation files whose records are loaded.
+
+    Args:
+        but: dataset whose annotations stay, as each evaluation uses them.
+    """
+    json_file = MetadataCatalog.get(but).get("json_file")
+    forget_coco([json_file] if json_file else [])
 
 
 def _load_coco(

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -15,11 +15,6 @@ from pycocotools import mask as mask_util
 
 from ..errors import DatasetError
 from .urls import absolute, is_url, join, read_url
-
-# Parsed annotations take about five times the memory of their file. Files up to this size in
-# bytes stay in memory for the whole run, as those of validation, which is evaluated again and
-# again; larger ones until their records are loaded.
-LARGE_FILE = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -138,7 +133,7 @@ class CocoDataset:
 def read_coco(path: str | os.PathLike[str], content: Any = None) -> CocoDataset:
     """Reads an annotation file, once per run: later calls return the same dataset.
 
-    A file that has changed since is read again. See `LARGE_FILE` for how long it stays in memory.
+    A file that has changed since is read again. It stays in memory until `forget_coco`.
 
     Args:
         path: a JSON file, or its URL, with the lists `images`, `annotations` and `categories`.
@@ -203,15 +198,18 @@ def load_coco_records(
     classes: Mapping[int, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Reads an annotation file and returns its records, as `CocoDataset.records` does."""
-    records = read_coco(json_file).records(folder, classes)
-    forget_large(json_file)
-    return records
+    return read_coco(json_file).records(folder, classes)
 
 
-def forget_large(path: str | os.PathLike[str]) -> None:
-    """Frees the memory of a large annotation file, once its records are loaded."""
-    if is_url(path) or os.path.getsize(path) > LARGE_FILE:
-        _parsed.pop(absolute(path), None)
+def forget_coco(but: Iterable[str | os.PathLike[str]]) -> None:
+    """Frees the memory of annotation files, which is about five times their size.
+
+    Args:
+        but: paths or URLs of those that stay, as they will be read again.
+    """
+    kept = {absolute(path) for path in but}
+    for path in _parsed.keys() - kept:
+        del _parsed[path]
 
 
 def image_path(folder: str | os.PathLike[str], file_name: Any) -> str | Path:

@@ -11,7 +11,7 @@ from detectron2.structures import BoxMode
 from torch import Tensor
 
 from ..errors import DatasetError
-from .coco import forget_large, read_coco
+from .coco import read_coco
 
 
 def load_lvis_records(
@@ -45,7 +45,7 @@ def load_lvis_records(
                     "segmentation": annotation["segmentation"],
                 }
             )
-        records = [
+        return [
             {
                 "file_name": os.path.join(image_root, *image["coco_url"].split("/")[-2:]),
                 "height": image["height"],
@@ -61,8 +61,6 @@ def load_lvis_records(
         raise DatasetError(
             f"'{json_file}' is not in LVIS's format: there is no {error} in one of its entries"
         ) from error
-    forget_large(json_file)
-    return records
 
 
 def _complete_metadata(name: str, categories: list[dict[str, Any]]) -> None:

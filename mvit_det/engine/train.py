@@ -19,7 +19,7 @@ from ..checkpoint.state import from_main_process
 from ..config.custom_dataset import check_classes
 from ..config.loading import build_model, prepare_output_dir
 from ..data import check_datasets
-from ..data.catalog import load_classes
+from ..data.catalog import forget_annotations, load_classes
 from ..data.loading import TrainingLoader
 from ..data.sampling import derive_seed
 from ..errors import ConfigError
@@ -83,6 +83,7 @@ def train(
     load_classes(validation)
     names = {each: class_names(config, each) for each in (dataset, validation)}
     check_classes(config.model, names)
+    forget_annotations(but=validation)
     model = _build_model(config, seed)
     checkpointer = Checkpointer(
         model,

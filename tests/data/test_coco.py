@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 from pycocotools import mask as mask_util
 
-from mvit_det.data import check_datasets, coco, load_records
-from mvit_det.data.catalog import register_coco
+from mvit_det.data import check_datasets, load_records
+from mvit_det.data.catalog import forget_annotations, register_coco
 from mvit_det.data.coco import CocoDataset, load_coco_records, read_coco
 from mvit_det.data.validation import find_issues, segmentation_error
 from mvit_det.errors import DatasetError
@@ -131,18 +131,24 @@ def test_windows_paths(tmp_path):
             CocoDataset.from_dict(dataset).records(tmp_path)
 
 
-def test_a_file_is_parsed_once_until_it_changes(tmp_path, monkeypatch):
+def test_a_file_is_parsed_once_until_it_changes(tmp_path):
     path = tmp_path / "own.json"
     path.write_text("\N{BYTE ORDER MARK}" + json.dumps(content()), "utf-8")
     dataset = read_coco(path)
     assert read_coco(str(path)) is dataset
     load_coco_records(path, tmp_path)
     assert read_coco(path) is dataset
-    monkeypatch.setattr(coco, "LARGE_FILE", 10)
-    load_coco_records(path, tmp_path)
-    assert read_coco(path) is not dataset
     path.write_text(json.dumps({**content(), "annotations": []}))
     assert read_coco(path).annotations == []
+
+
+def test_parsed_files_are_forgotten_but_that_of_the_evaluation(registered):
+    names = [registered(name, content()) for name in ("training", "validation")]
+    training, validation = (Path(MetadataCatalog.get(name).json_file) for name in names)
+    first, second = read_coco(training), read_coco(validation)
+    forget_annotations(but="validation")
+    assert read_coco(validation) is second
+    assert read_coco(training) is not first
 
 
 def test_a_file_without_annotations_is_read_for_its_images(tmp_path):

@@ -186,6 +186,15 @@ def test_a_training_stops_when_its_server_fails(dataset, tmp_path):
     assert "Skipped" not in printed
 
 
+def test_annotations_are_requested_once_per_training(dataset, tmp_path):
+    pytest.importorskip("aiohttp")
+    periods = ("train.eval_period=1", "train.validation_loss=True", "train.visualized_images=0")
+    with FlakyServer(dataset).running() as server:
+        run("train", tmp_path, *paths(server.url), *TRAINING[:2], *periods)
+        for name in ("/train.json", "/val.json"):
+            assert server.requests.count(name) == 1
+
+
 def test_the_images_of_a_url_are_checked(dataset, tmp_path, capsys):
     pytest.importorskip("aiohttp")
     with FlakyServer(dataset).running() as server:
@@ -219,6 +228,7 @@ print(len(COCOEvaluator("coco_2017_val").dataset.images))
             text=True,
             timeout=120,
         )
+        assert server.requests.count("/coco/annotations/instances_val2017.json") == 1
     assert done.stdout.splitlines()[-2:] == ["3 (64, 64, 3)", "3"], done.stderr
 
 
