@@ -85,10 +85,12 @@ class Field:
             return words
         if self.least is not None and self.most is not None:
             return f"{words} from {self.least:.16g} to {self.most:.16g}"
-        bounds = {"of at least": self.least, "above": self.above}
-        bounds |= {"of at most": self.most, "below": self.below}
-        limits = [f"{word} {bound:.16g}" for word, bound in bounds.items() if bound is not None]
-        return f"{words} {' and '.join(limits)}".replace(" and of ", " and ").rstrip()
+        bounds = {"at least": self.least, "above": self.above}
+        bounds |= {"at most": self.most, "below": self.below}
+        limits = " and ".join(
+            f"{word} {bound:.16g}" for word, bound in bounds.items() if bound is not None
+        )
+        return f"{words} {'of ' if limits.startswith('at ') else ''}{limits}".rstrip()
 
     def allows(self, value: Any) -> bool:
         """Whether the field can have this value."""

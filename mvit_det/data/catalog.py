@@ -151,8 +151,7 @@ def forget_annotations(but: str) -> None:
     Args:
         but: dataset whose annotations stay, as each evaluation uses them.
     """
-    json_file = MetadataCatalog.get(but).get("json_file")
-    forget_coco([json_file] if json_file else [])
+    forget_coco(but=MetadataCatalog.get(but).get("json_file"))
 
 
 def _load_coco(

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -201,14 +201,14 @@ def load_coco_records(
     return read_coco(json_file).records(folder, classes)
 
 
-def forget_coco(but: Iterable[str | os.PathLike[str]]) -> None:
+def forget_coco(but: str | os.PathLike[str] | None) -> None:
     """Frees the memory of annotation files, which is about five times their size.
 
     Args:
-        but: paths or URLs of those that stay, as they will be read again.
+        but: path or URL of one that stays, as it will be read again.
     """
-    kept = {absolute(path) for path in but}
-    for path in _parsed.keys() - kept:
+    kept = None if but is None else absolute(but)
+    for path in _parsed.keys() - {kept}:
         del _parsed[path]
 
 

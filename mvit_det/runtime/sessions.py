@@ -50,13 +50,15 @@ class OnnxSession:
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # its classes of errors have no common base
-            message = f"ONNX Runtime cannot load '{path}': {_last_line(error)}"
-            if "NOT_IMPLEMENTED" in message:
-                message += (
+            remedy = ""
+            if type(error).__name__ == "NotImplemented":
+                remedy = (
                     f"; ONNX Runtime {runtime.__version__} lacks this operator: export the model "
                     "without --opset, or run the file in OpenVINO"
                 )
-            raise ExportError(message) from error
+            raise ExportError(
+                f"ONNX Runtime cannot load '{path}': {_last_line(error)}{remedy}"
+            ) from error
         entries = self._session.get_modelmeta().custom_metadata_map
         self.metadata = Metadata.from_json(entries.get(KEY), str(path))
         self._inputs = [each.name for each in self._session.get_inputs()]

@@ -141,6 +141,10 @@ def test_missing_operators_are_named(tmp_path):
     )
     with pytest.raises(ExportError, match=r"Erf\(13\).*export the model without --opset"):
         OnnxPredictor(tmp_path / "m.onnx")
+    (tmp_path / "NOT_IMPLEMENTED.onnx").write_bytes(b"\x00" * 100)
+    with pytest.raises(ExportError) as broken:
+        OnnxPredictor(tmp_path / "NOT_IMPLEMENTED.onnx")
+    assert "lacks" not in str(broken.value)
 
 
 def test_files_without_metadata_are_named(onnx_file, tmp_path):
