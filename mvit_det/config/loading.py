@@ -189,13 +189,15 @@ def _read(path: Path) -> DictConfig:
             f"cannot read the config file '{path}': line {line}: {error.problem}"
         ) from error
     except (Exception, SystemExit) as error:  # a config is a program
-        # Configs are run without becoming modules.
-        lines = [
-            f" in line {line} of '{frame.f_code.co_filename}'"
-            for frame, line in traceback.walk_tb(error.__traceback__)
-            if frame.f_globals.get("__name__") not in sys.modules
-        ]
-        where = lines[-1] if lines else ""
+        places = []
+        for frame, number in traceback.walk_tb(error.__traceback__):
+            # Configs are run without becoming modules.
+            if frame.f_globals.get("__name__") not in sys.modules:
+                places.append(f" in line {number} of '{frame.f_code.co_filename}'")
+            # Detectron2 reads a config that another one imports.
+            elif frame.f_code.co_name == "_validate_py_syntax":
+                places.append(f" in '{frame.f_locals['filename']}'")
+        where = places[-1] if places else ""
         reason = (str(error).strip() or "no message").splitlines()[0]
         raise ConfigError(
             f"cannot read the config file '{path}': {type(error).__name__}{where}: {reason}"

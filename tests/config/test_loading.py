@@ -92,6 +92,7 @@ def test_fp16_needs_cuda():
         ("a.py", "x = 1\ny = '\x00'", ["a.py", "line 2", r"'\x00'"]),
         ("a.py", "x = 1\ny = '\udcfc'", ["a.py", "line 2", "UTF-8"]),
         ("a.py", "\nfrom .nul import x", ["nul.py", "null bytes"]),
+        ("a.py", "\nfrom .latin import x", ["'{folder}/latin.py'", "utf-8"]),
         ("a.py", "import sys\n\nsys.exit(3)", ["SystemExit", "line 3 of '{folder}/a.py'", ": 3"]),
     ],
 )
@@ -99,6 +100,7 @@ def test_files_that_are_no_configs_are_refused(name, content, values, tmp_path):
     (tmp_path / "bad.py").write_text("\n\nx = 1 / 0")
     (tmp_path / "broken.py").write_text("x = 1\ny = )")
     (tmp_path / "nul.py").write_text("x = '\x00'")
+    (tmp_path / "latin.py").write_bytes(b"x = '\xfc'")
     (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
     imports = builtins.__import__
     with pytest.raises(ConfigError) as raised:
